@@ -208,6 +208,18 @@ def test_class_table_stays_frozen_only_for_classes_of_the_base(
     ]
 
 
+def test_class_table_stays_frozen_for_classes_of_the_version_to_continue_from(
+    tenant: Client, domain: str, dataset: str, adapter: str, services: Services
+) -> None:
+    path, body = f"/v1/domains/{domain}/finetunes", {"train_class_table": False, "from_adapter_id": adapter}
+    assert tenant.made(path, body | {"dataset_id": dataset})["train_class_table"] is False
+    more = tenant.upload(f"/v1/domains/{domain}/datasets", images_zip(("apple", "circle", "plum"))).json()["id"]
+    validate_datasets(services)
+    refused = problem(tenant.post(path, body | {"dataset_id": more}), 422, "invalid_request")
+    reason = "must be true: the base and the version to continue from have no class plum"
+    assert refused["errors"] == [{"field": "body.train_class_table", "detail": reason}]
+
+
 def test_dataset_must_be_ready_and_belong_to_the_domain(
     tenant: Client, domain: str, dataset: str, services: Services
 ) -> None:

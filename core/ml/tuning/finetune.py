@@ -165,16 +165,18 @@ def _encoded(
 
 def _start(base: LoadedBase, plan: FinetunePlan) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Returns the adapter's trainable tensors and its frozen tensors, at their start values. Raises ValueError when the
-    plan does not train the class table and the base lacks one of the classes."""
+    plan does not train the class table, and neither the base nor the adapter to continue from has one of the
+    classes."""
     shapes = trainable_shapes(base.dit.config, plan.method, plan.sites, len(plan.class_names))
     known = base.description.labels_of(plan.class_names)
+    named = {*base.description.class_names, *(() if plan.start is None else plan.start.class_names)}
     tensors = start_tensors(base.dit, shapes, torch.Generator().manual_seed(plan.training.seed), known=known)
     if plan.start is not None:
         continue_from(tensors, plan.start, plan.class_names)
     if plan.train_class_table:
         return tensors, {}
-    if unknown := [name for place, name in enumerate(plan.class_names) if place not in known]:
-        raise ValueError(f"the base has no class {', '.join(unknown)}")
+    if unknown := [name for name in plan.class_names if name not in named]:
+        raise ValueError(f"no known embeddings of the classes {', '.join(unknown)}")
     return tensors, {CLASS_TABLE: tensors.pop(CLASS_TABLE)}
 
 

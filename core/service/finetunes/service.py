@@ -94,7 +94,7 @@ def submit(session: Session, resources: Resources, domain_id: str, request: Fine
         domains.get(session, domain_id)
         base = fleet.served_base(session, resources.settings.base_model)
         request = continued(session, checked_size(request, base), base)
-        _trained_classes(request, _ready_dataset(session, domain_id, request.dataset_id), base)
+        _trained_classes(session, request, _ready_dataset(session, domain_id, request.dataset_id), base)
     Quotas(session, resources.settings).admit_finetune()
     return create(session, resources.dispatcher, domain_id, request)
 
@@ -146,7 +146,7 @@ def estimate(
     _require_served(request.method)
     domains.get(session, domain_id)
     dataset = _ready_dataset(session, domain_id, request.dataset_id)
-    classes = _trained_classes(request, dataset, base)
+    classes = _trained_classes(session, request, dataset, base)
     training, guidance = request.training, request.training.distill_guidance is not None
     shapes = trainable_shapes(base.config, request.method, request.trained_sites, classes, guidance=guidance)
     parameters = count(shapes)
@@ -285,14 +285,19 @@ def _require_served(method: Method) -> None:
         raise MethodNotServed(method, METHODS, [name for name in SITES if name not in METHODS])
 
 
-def _trained_classes(request: FinetuneRequest, dataset: Dataset, base: BaseDescription) -> int | None:
-    """Returns the number of classes whose embeddings are trained; None if the base's embeddings are kept. Raises
-    InvalidRequest if they are to be kept but the base lacks a class."""
+def _trained_classes(session: Session, request: FinetuneRequest, dataset: Dataset, base: BaseDescription) -> int | None:
+    """Returns the number of classes whose embeddings are trained; None if the embeddings of the base, and of the
+    version to continue from, are kept. Raises NotFound, and InvalidRequest if they are to be kept but neither has one
+    of the classes."""
     names = [label["name"] for label in dataset.classes]
     if request.train_class_table:
         return len(names)
-    if unknown := [name for name in names if name not in base.class_names]:
-        raise InvalidRequest("body.train_class_table", f"must be true: the base has no class {', '.join(unknown[:5])}")
+    known, owner = set(base.class_names), "the base has"
+    if request.from_adapter_id is not None:
+        known.update(adapters.get(session, request.from_adapter_id).class_names)
+        owner = "the base and the version to continue from have"
+    if unknown := [name for name in names if name not in known]:
+        raise InvalidRequest("body.train_class_table", f"must be true: {owner} no class {', '.join(unknown[:5])}")
     return None
 
 

@@ -120,7 +120,7 @@ def test_frozen_class_table_holds_the_rows_of_the_base(base: LoadedBase, method:
     assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in outcome.tensors.items())
     with pytest.raises(CheckpointInvalid, match="other settings"):
         run(named, replace(plan, train_class_table=True), checkpoint)
-    with pytest.raises(ValueError, match="the base has no class dark, bright"):
+    with pytest.raises(ValueError, match="no known embeddings of the classes dark, bright"):
         run(base, plan)
 
 
@@ -238,6 +238,12 @@ def test_continued_finetune_starts_with_the_adapter_and_matches_classes_by_name(
     _, fresh = run(base, replace(other, start=None))
     rows = torch.stack([first.tensors[CLASS_TABLE][1], fresh.tensors[CLASS_TABLE][1], first.tensors[CLASS_TABLE][2]])
     torch.testing.assert_close(renamed.tensors[CLASS_TABLE], rows, rtol=0, atol=1e-9)
+
+
+def test_frozen_class_table_of_a_continued_finetune_holds_the_rows_of_the_adapter(base: LoadedBase) -> None:
+    _, first = run(base)
+    _, frozen = run(base, replace(PLAN, start=continuing(first, *PLAN.class_names), train_class_table=False))
+    assert torch.equal(frozen.tensors[CLASS_TABLE], first.tensors[CLASS_TABLE])
 
 
 def test_continued_finetune_is_recorded_and_resumes_only_its_own_checkpoints(base: LoadedBase) -> None:
