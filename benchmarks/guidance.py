@@ -28,7 +28,7 @@ from benchmarks.paper.record import Record
 from benchmarks.report import FOLDER, markdown_table, mean_text, write_markdown
 from core.artifact.sampling import EVERY_TIMESTEP, SamplerName, SamplingSettings
 from core.artifact.sites import PRESETS
-from core.artifact.training import TrainingSettings
+from core.artifact.training import DEFAULT_TRAINING
 from core.ml.evaluation.yardsticks import DISTANCES, Judges, small
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.resident import Resident, load_base_on
@@ -46,14 +46,10 @@ SAMPLERS: tuple[tuple[SamplerName, int], ...] = (
     ("dpmpp_2m", 10),
 )
 PARTS = ("guidance", "samplers", "learned")
-TAUGHT_BY = (0.75, 1.0)
-"""Scales of the adapter in the unconditional prediction of the teacher, for learned guidance."""
-HIGHEST, DISTILL_STEPS = 4.0, 150
+HIGHEST, DISTILL_STEPS = 4.0, DEFAULT_TRAINING.distill_steps
 """Highest learned guidance scale, and the number of steps that learn it, after the other training steps."""
 
 Cell = dict[str, Any]
-Setting = tuple[SamplingSettings, float | None]
-"""Sampling settings, and the teacher of learned guidance (one of `TAUGHT_BY`); None without learned guidance."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +63,15 @@ class Studio:
     steps: int
     pictures: int
 
-    def adapter(self, domain: Domain, seed: int, taught_by: float | None) -> dict[str, Tensor]:
-        """Returns the adapter tensors of a domain's fine-tune with a seed, with learned guidance if `taught_by` is
-        given. The fine-tune runs only if the folder does not contain its adapter yet."""
-        digest, kind = self.base.description.digest[:12], "" if taught_by is None else f"-learned-{taught_by:g}"
+    def adapter(self, domain: Domain, seed: int, learned: bool) -> dict[str, Tensor]:
+        """Returns the adapter tensors of a domain's fine-tune with a seed, with learned guidance if asked for. The
+        fine-tune runs only if the folder does not contain its adapter yet."""
+        digest, kind = self.base.description.digest[:12], "-learned" if learned else ""
         path = self.folder / f"{digest}-{domain.name.replace(' ', '-')}-{self.steps}-{seed}{kind}.safetensors"
         if not path.is_file():
-            settings = TrainingSettings(
-                steps=self.steps, batch_size=32, learning_rate=1e-3, seed=seed, gradient_clip=1.0
-            )
-            if taught_by is not None:
-                settings = replace(
-                    settings,
-                    steps=self.steps + DISTILL_STEPS,
-                    distill_guidance=HIGHEST,
-                    distill_steps=DISTILL_STEPS,
-                    distill_adapter_scale=taught_by,
-                )
+            settings = replace(DEFAULT_TRAINING, steps=self.steps, seed=seed, evaluate_every=0, keep="last")
+            if learned:
+                settings = replace(settings, steps=self.steps + DISTILL_STEPS, distill_guidance=HIGHEST)
             outcome = fine_tuned(
                 self.base,
                 domain.class_names,
@@ -97,13 +85,13 @@ class Studio:
             save_file({name: tensor.contiguous() for name, tensor in outcome.tensors.items()}, path)
         return load_file(path)
 
-    def score(self, resident: Resident, domain: Domain, seed: int, setting: Setting) -> Cell:
+    def score(self, resident: Resident, domain: Domain, seed: int, sampling: SamplingSettings) -> Cell:
         """Generates images of the domain's classes with the sampling settings. Returns the distances to held-out
         images, the fraction of images that the classifier assigns to their class, and the model evaluations per
         image."""
         labels = alike(domain.held_out.labels, self.pictures)
-        sampling, taught_by = setting
-        adapter = f"{domain.name}-{seed}-{taught_by}", partial(self.adapter, domain, seed, taught_by)
+        learned = sampling.learned_guidance
+        adapter = f"{domain.name}-{seed}-{learned}", partial(self.adapter, domain, seed, learned)
         pixels, evaluations = served(resident, labels, sampling, adapter, first_seed=10_000 * seed)
         classes = self.judges.classifier.class_names
         expected = torch.tensor([classes.index(domain.class_names[label]) for label in labels.tolist()])
@@ -115,25 +103,25 @@ class Studio:
         }
 
 
-def settings_of(part: str) -> Iterator[Setting]:
+def settings_of(part: str) -> Iterator[SamplingSettings]:
     """Yields the sampling settings that a part of the benchmark compares.
 
     "guidance": no guidance, then each guidance scale with each adapter scale, at all timesteps and at the middle ones.
     "samplers": each sampler and number of steps, with classifier-free guidance and against a weaker version.
-    "learned": each guidance scale, in one model evaluation, learned from each of the teachers.
+    "learned": each guidance scale, in one model evaluation.
     """
     if part == "learned":
-        for taught_by, scale in product(TAUGHT_BY, GUIDANCE_SCALES):
-            yield SamplingSettings.completed({"guidance_scale": scale}, HIGHEST), taught_by
+        for scale in GUIDANCE_SCALES:
+            yield SamplingSettings.completed({"guidance_scale": scale}, HIGHEST)
         return
     if part == "samplers":
         for (sampler, steps), guidance in product(SAMPLERS, ({}, AUTOGUIDANCE)):
-            yield SamplingSettings(sampler=sampler, steps=steps, **guidance), None
+            yield SamplingSettings(sampler=sampler, steps=steps, **guidance)
         return
-    yield SamplingSettings.completed({"guidance_scale": 1.0}, interpolates=False), None
+    yield SamplingSettings.completed({"guidance_scale": 1.0}, interpolates=False)
     for interval, adapter_scale, scale in product((EVERY_TIMESTEP, MIDDLE), ADAPTER_SCALES, GUIDANCE_SCALES):
         chosen = {"guidance_scale": scale, "guidance_adapter_scale": adapter_scale, "guidance_interval": interval}
-        yield SamplingSettings.completed(chosen), None
+        yield SamplingSettings.completed(chosen)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,13 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = [setting for part in options.parts for setting in settings_of(part)]
     cells = list(product(range(options.seeds), loaded, settings))
     with serving(base) as resident:
-        for index, (seed, domain, setting) in enumerate(cells, 1):
-            sampling, taught_by = setting
-            key = {"domain": domain.name, "seed": seed, **asdict(sampling), "taught_by": taught_by}
+        for index, (seed, domain, sampling) in enumerate(cells, 1):
+            key = {"domain": domain.name, "seed": seed, **asdict(sampling)}
             key["guidance_interval"] = list(sampling.guidance_interval)
             if not record.has(key):
                 console.print(f"{index} of {len(cells)}: {domain.name}, seed {seed}, {_name(key)}")
-                record.add([key | studio.score(resident, domain, seed, setting)])
+                record.add([key | studio.score(resident, domain, seed, sampling)])
                 header = record.write()
                 write_markdown(record.path.with_suffix(".md"), "Guidance", header, page(record.rows, budget))
     console.print(f"{record.path}, {record.path.with_suffix('.md')}")
@@ -187,8 +174,8 @@ def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
         "the seeds, ± their standard deviation. Agreement is the fraction of images that the classifier assigns to "
         "their class; evaluations are model evaluations per image. The first column gives the scale of the adapter "
         "in the unconditional prediction (1 is classifier-free guidance, 0 the base), the guidance scale, the guided "
-        "timesteps where they are not all, and the sampler with its steps. Learned guidance has a teacher with that "
-        f"scale and takes {DISTILL_STEPS} more training steps."
+        "timesteps where they are not all, and the sampler with its steps. Learned guidance is taught by the "
+        f"recommended guidance, in {DISTILL_STEPS} more training steps."
     )
     return [text, *_of_default(groups, yardsticks), markdown_table((*head, "agreement", "evaluations"), rows)]
 
@@ -213,7 +200,7 @@ def _mean(cells: Sequence[Cell], name: str) -> float:
 def _name(cell: Cell) -> str:
     sampler = f"{cell['sampler']} {cell['steps']}"
     if cell["learned_guidance"]:
-        return f"learned from {cell['taught_by']:g}, {cell['guidance_scale']:g}, {sampler}"
+        return f"learned, {cell['guidance_scale']:g}, {sampler}"
     if cell["guidance_scale"] == 1:
         return f"no guidance, {sampler}"
     interval = (

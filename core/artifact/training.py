@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
+from core.artifact.sampling import EVERY_TIMESTEP, RECOMMENDED_GUIDANCE
+
 StopReason = Literal["all_steps", "early_stopping"]
 """Reason why a training run ended: all steps are done, or `early_stopping` ended it before the last step."""
 
@@ -66,6 +68,10 @@ class TrainingSettings:
     distill_adapter_scale: float = 1.0
     """Scale of the adapter in the unconditional prediction from which the learned guidance leads away: see
     `SamplingSettings.guidance_adapter_scale`."""
+    distill_lowest_timestep: int = EVERY_TIMESTEP[0]
+    distill_highest_timestep: int = EVERY_TIMESTEP[1]
+    """Timesteps between which the adapter learns guidance; at others it learns the conditional prediction. See
+    `SamplingSettings.guidance_interval`."""
 
     @property
     def before_distillation(self) -> "TrainingSettings":
@@ -107,7 +113,15 @@ class TrainingSettings:
         return cls(**values)
 
 
-DEFAULT_TRAINING = TrainingSettings(steps=400, gradient_clip=1.0, evaluate_every=25, keep="best")
+DEFAULT_TRAINING = TrainingSettings(
+    steps=400,
+    gradient_clip=1.0,
+    evaluate_every=25,
+    keep="best",
+    distill_adapter_scale=RECOMMENDED_GUIDANCE["guidance_adapter_scale"],
+    distill_lowest_timestep=RECOMMENDED_GUIDANCE["guidance_interval"][0],
+    distill_highest_timestep=RECOMMENDED_GUIDANCE["guidance_interval"][1],
+)
 """Training settings of a fine-tune, on a server and on the user's own machine, where the request does not change
 them."""
 

@@ -43,7 +43,9 @@ class GuidanceTrainer(Trainer):
         super().__init__(
             dit, start, latents, settings.distillation, processes=processes, frozen=frozen, max_rows=max_rows
         )
-        self.learner = replace(self.learner, teacher=Teacher(dit, taught, settings.distill_adapter_scale))
+        interval = settings.distill_lowest_timestep, settings.distill_highest_timestep
+        teacher = Teacher(dit, taught, settings.distill_adapter_scale, interval)
+        self.learner = replace(self.learner, teacher=teacher)
         self.steps_before = steps_before
 
     def state(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.artifact.sampling import EVERY_TIMESTEP
 from core.artifact.sites import CLASS_TABLE, GUIDANCE
 from core.ml.diffusion.samplers import guided_noise
 from core.ml.diffusion.sampling import Model
@@ -26,10 +27,17 @@ class Teacher:
     Letters in shapes: B rows, C latent channels, H and W latent height and width, D hidden size, P folded values.
     """
 
-    def __init__(self, dit: DiT, tensors: Mapping[str, Tensor], adapter_scale: float) -> None:
+    def __init__(
+        self,
+        dit: DiT,
+        tensors: Mapping[str, Tensor],
+        adapter_scale: float,
+        interval: tuple[int, int] = EVERY_TIMESTEP,
+    ) -> None:
         """`tensors` are those of the adapter, with its class table. `adapter_scale` is the adapter's scale in the
-        unconditional prediction."""
-        self.dit, self.channels = dit, dit.config.guidance_channels
+        unconditional prediction. Outside `interval`, the lowest and the highest guided timestep, the teacher's
+        prediction is the conditional one."""
+        self.dit, self.channels, self.interval = dit, dit.config.guidance_channels, interval
         with torch.no_grad():
             base, own = fold(dit, {}), fold(dit, tensors)
             self.vectors = torch.stack([own, torch.lerp(base, own, adapter_scale)])  # [2, P]
@@ -46,7 +54,9 @@ class Teacher:
             vectors = self.vectors.repeat_interleave(len(x), 0)
             outputs = folded_forward(self.dit, torch.cat([x, x]), rows.t.repeat(2), classes, vectors).float()
             (conditional, unconditional), variance = outputs[:, : x.shape[1]].chunk(2), outputs[: len(x), x.shape[1] :]
-            target = guided_noise(conditional, unconditional, rows.scales, self.channels)
+            guided = (rows.t >= self.interval[0]) & (rows.t <= self.interval[1])
+            scales = torch.where(guided, rows.scales, torch.ones_like(rows.scales))
+            target = guided_noise(conditional, unconditional, scales, self.channels)
         output = student(self.dit, tensors, rows.scales)(x, rows.t, rows.labels).float()
         noise, own_variance = output.chunk(2, dim=1)
         return (noise - target).square().mean((1, 2, 3)), (own_variance - variance).square().mean((1, 2, 3))

@@ -71,6 +71,15 @@ def test_weaker_adapter_gives_the_unconditional_prediction() -> None:
     assert mse[0] < 1e-9, "a scale of 1 must leave the prediction unchanged"
 
 
+def test_teacher_guides_only_within_its_interval() -> None:
+    dit, here = random_dit(), rows()._replace(t=torch.tensor([199, 200, 801]), scales=torch.full((3,), 4.0))
+    taught = random_tensors(dit, "paper")
+    equal = taught | {GUIDANCE: torch.zeros(dit.config.hidden_size)}
+    mse, _ = Teacher(dit, taught, 1.0, (200, 800)).losses(equal, here)
+    assert mse[[0, 2]].max() < 1e-9
+    assert mse[1] > 1e-3
+
+
 def test_student_at_a_scale_of_one_is_the_plain_adapter() -> None:
     dit, (x, t, y) = random_dit(), batch()
     tensors = random_tensors(dit, "every site") | {GUIDANCE: torch.ones(dit.config.hidden_size)}
