@@ -88,7 +88,7 @@ def _limits(settings: Settings) -> list[tuple[str, re.Pattern[str], int]]:
         ("POST", "/v1/domains/[^/]+/datasets", form),
         ("POST", "/v1/domains/[^/]+/adapters", settings.max_adapter_bytes + UPLOAD_FORM_BYTES),
         ("PUT", "/v1/domains/[^/]+/datasets/uploads/[^/]+/parts/[^/]+", part),
-        ("POST", "/dashboard/upload/[^/]+", form),
+        ("PUT", "/dashboard/upload/[^/]+/[^/]+/parts/[^/]+", part),
         ("POST", "/dashboard/session", _SIGN_IN_BYTES),
     ]
     return [(method, re.compile(path), limit) for method, path, limit in limits]

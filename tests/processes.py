@@ -53,10 +53,9 @@ def running(environment: Mapping[str, str], folder: Path) -> Iterator[str]:
 
 @contextmanager
 def api(environment: Mapping[str, str], folder: Path) -> Iterator[str]:
-    port = services.free_port()
-    own = {"DIFFFIT_ADMIN_KEY": ADMIN, "DIFFFIT_PORT": str(port)}
-    with _process("api", {**environment, **own}, folder) as process:
-        url = f"http://127.0.0.1:{port}"
+    environment = {"DIFFFIT_ADMIN_KEY": ADMIN, "DIFFFIT_PORT": str(services.free_port()), **environment}
+    with _process("api", environment, folder) as process:
+        url = f"http://127.0.0.1:{environment['DIFFFIT_PORT']}"
         while not _ready(url):
             assert process.poll() is None, "the API ended at its start"
             time.sleep(0.1)

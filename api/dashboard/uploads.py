@@ -1,27 +1,17 @@
-"""Upload of a data set from a browser: packs the files into a zip and streams the zip to the API, without storing it in
-memory or on disk."""
+"""Upload of a data set from a browser, in parts. The browser packs the files, and sends a part again until it arrives,
+so that a lost connection only delays the upload."""
 
-import secrets
-import zipfile
-from collections.abc import AsyncIterator
-from typing import IO, Annotated
+import re
+from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from nicegui import app
 from nicegui.element import Element
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.dashboard.texts import of_request, tr_all
 from api.dashboard.user import User, get_tenant, in_process
-
-_FILES = 50_000
-"""Maximum number of files in a form. It is above the API's limit for the files in a zip, so that users get the API's
-error message for too many files."""
-_HEADER_BYTES = 2**13
-"""Maximum size of a header in the form. The header of a file contains its path."""
 
 _TEXTS = {
     "drop": "Drop a folder or a zip here",
@@ -35,17 +25,27 @@ _TEXTS = {
     "again": "Try again",
     "wrong": "Not a folder and not a zip",
     "wrongDetail": "Drop a folder that contains one folder per class, or one zip of such a folder.",
+    "large": "Folder too large",
+    "largeDetail": "A folder may have up to 65,000 files and 4 GB. Pack it into a zip, and upload the zip.",
+    "unreadable": "Files cannot be read",
+    "unreadableDetail": "They were changed or moved since you chose them. Choose them again.",
+    "stay": "Keep this page open until the upload has ended; otherwise nothing is stored.",
+    "reading": "Reading the files",
     "sending": "Sending",
     "sent": "% sent",
     "checking": "Sent; checking",
+    "waiting": "The connection is interrupted. The upload continues when it is back.",
+    "signedOut": "You have been signed out. Sign in in another tab; the upload then continues.",
+    "signIn": "Sign in in another tab",
     "rejected": "Upload rejected",
     "rejectedDetail": "The server did not accept the upload.",
-    "interrupted": "Upload interrupted",
-    "interruptedDetail": "The connection broke before all files were sent. Check it, then try again.",
     "cancelled": "Upload cancelled",
     "cancelledDetail": "Nothing was stored.",
 }
 """Texts of the area, by the names that its script has for them."""
+_ROUTES = re.compile(r"POST |(GET \w+)|(PUT \w+/parts/\d+)|(POST \w+/complete)|(DELETE \w+)")
+"""Methods and paths that are passed on, relative to the API's route of multipart uploads."""
+_PASSED_ON = ("Content-Type", "Content-Length", "Idempotency-Key")
 
 
 class Upload(Element, component="assets/upload.js"):
@@ -54,135 +54,38 @@ class Upload(Element, component="assets/upload.js"):
 
     def __init__(self, domain_id: str) -> None:
         super().__init__()
-        self._props["url"] = f"/upload/{domain_id}"
+        self._props["url"] = f"/upload/{domain_id}/"
         self._props["texts"] = tr_all(_TEXTS)
 
 
-@app.post("/upload/{id}", include_in_schema=False)
-async def upload(request: Request, id: str, user: Annotated[User, Depends(get_tenant)]) -> Response:
-    """Sends a zip, or the files of a folder packed into a zip, to the API, and returns the API's response.
+def _signed_in(request: Request) -> User:
+    """Returns the signed-in tenant. Raises HTTPException with status 401, since a script could not tell a redirect to
+    the sign-in page from success."""
+    try:
+        return get_tenant(request)
+    except HTTPException as error:
+        raise HTTPException(401) from error
 
-    The session cookie is SameSite=Lax, so browsers do not send it with a form of another site. The client library is
-    not used here, since it can only upload files, not streams.
+
+@app.api_route("/upload/{id}/{path:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
+async def upload(request: Request, id: str, path: str, user: Annotated[User, Depends(_signed_in)]) -> Response:
+    """Passes a request on to the API's multipart uploads, with the key of the session, and returns the response.
+
+    The session cookie is SameSite=Lax, so browsers do not send it with a request of another site. The browser has no
+    key, so that it cannot use the API itself.
     """
-    boundary = secrets.token_hex(16)
-    headers = {
-        "Authorization": f"Bearer {user.session.key}",
-        "Content-Type": f"multipart/form-data; boundary={boundary}",
-    }
-    url = f"{user.api.url}/v1/domains/{quote(id, safe='')}/datasets"
+    if not _ROUTES.fullmatch(f"{request.method} {path}"):
+        raise HTTPException(404)
+    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    headers["Authorization"] = f"Bearer {user.session.key}"
+    url = f"{user.api.url}/v1/domains/{quote(id, safe='')}/datasets/uploads/{path}".removesuffix("/")
     async with in_process(request, body_bytes=request.state.body_bytes) as http:
-        answer = await http.post(url, content=_as_form(_packed(request), boundary), headers=headers)
-    if answer.is_success:
-        return Response(answer.content, media_type=answer.headers["content-type"])
-    problem, language = answer.json(), of_request(request)
-    told = language.problem(problem["code"], problem["detail"])
-    if told != problem["detail"]:
-        problem |= {"title": language.texts[_TEXTS["rejected"]], "detail": told}
-    return JSONResponse(problem, answer.status_code)
-
-
-async def _as_form(file: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
-    """Yields the multipart form in which the API takes a data set, with the bytes of the zip as its only field."""
-    yield f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="images.zip"\r\n\r\n'.encode()
-    async for piece in file:
-        yield piece
-    yield f"\r\n--{boundary}--\r\n".encode()
-
-
-async def _packed(request: Request) -> AsyncIterator[bytes]:
-    """Yields the bytes of a zip with the files of the browser's form, while they arrive. Raises FormParserError."""
-    _, options = parse_options_header(request.headers.get("content-type", ""))
-    packer = _Packer(options.get(b"boundary", b""))
-    async for piece in request.stream():
-        packer.parser.write(piece)
-        yield packer.take()
-    packer.parser.finalize()
-    packer.close()
-    yield packer.take()
-
-
-class _Packer:
-    """Packs the files of a multipart form into a zip, chunk by chunk. If the form contains only a zip, the output is
-    that zip, unchanged.
-
-    The files are packed without compression, since images are already compressed.
-    """
-
-    def __init__(self, boundary: bytes) -> None:
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._header_field,
-                "on_header_value": self._header_value,
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._open,
-                "on_part_data": self._write,
-                "on_part_end": self._end,
-            },
-        )
-        self._out = bytearray()
-        self._archive: zipfile.ZipFile | None = None
-        self._target: IO[bytes] | _Packer = self
-        self._files = 0
-
-    def take(self) -> bytes:
-        """Returns the bytes of the zip that were written since the last call."""
-        piece = bytes(self._out)
-        self._out.clear()
-        return piece
-
-    def close(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
-
-    def write(self, data: bytes) -> int:
-        """Adds bytes of the zip to the output. ZipFile calls it as the `write` of a file that cannot seek."""
-        self._out += data
-        return len(data)
-
-    def flush(self) -> None:
-        """Does nothing. ZipFile requires its file to have this method."""
-
-    def _begin(self) -> None:
-        self._name, self._value, self._disposition = b"", b"", b""
-        self._files += 1
-        if self._files > _FILES:
-            raise FormParserError(f"The form contains more than {_FILES:,} files. Send a zip instead.")
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-        self._bound()
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-        self._bound()
-
-    def _bound(self) -> None:
-        if len(self._name) + len(self._value) > _HEADER_BYTES:
-            raise FormParserError(f"The path of a file is longer than {_HEADER_BYTES:,} bytes. Shorten it.")
-
-    def _header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name, self._value = b"", b""
-
-    def _open(self) -> None:
-        path = parse_options_header(self._disposition)[1].get(b"filename", b"").decode(errors="replace") or "unnamed"
-        if self._files == 1 and "/" not in path and path.lower().endswith(".zip"):
-            return
-        if self._archive is None:
-            if self._files > 1:
-                raise FormParserError(
-                    "The form contains a zip and other files. Send either one zip or the files of a folder."
-                )
-            self._archive = zipfile.ZipFile(self, "w", zipfile.ZIP_STORED)
-        self._target = self._archive.open(path, "w")
-
-    def _write(self, data: bytes, start: int, end: int) -> None:
-        self._target.write(data[start:end])
-
-    def _end(self) -> None:
-        if self._target is not self:
-            self._target.close()  # ends a file in the zip
+        answer = await http.request(request.method, url, content=request.stream(), headers=headers)
+    if not answer.is_success:
+        problem, language = answer.json(), of_request(request)
+        told = language.problem(problem["code"], problem["detail"])
+        if told != problem["detail"]:
+            problem |= {"title": language.texts[_TEXTS["rejected"]], "detail": told}
+        return JSONResponse(problem, answer.status_code)
+    kept = {name: answer.headers[name] for name in ("Content-Type", "ETag") if name in answer.headers}
+    return Response(answer.content, answer.status_code, kept)

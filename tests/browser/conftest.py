@@ -165,6 +165,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     environment = {
         "DIFFFIT_DATA_DIR": str(folder / "data"),
         "DIFFFIT_WEBHOOKS_ALLOW_PRIVATE": "true",
+        "DIFFFIT_UPLOAD_PART_BYTES": str(5 * 2**20),
         "DIFFFIT_DATASET_IMPORT_HOSTS": "127.0.0.1",
         "DIFFFIT_DATASET_IMPORTS_ALLOW_PRIVATE": "true",
     }

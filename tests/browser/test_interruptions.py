@@ -3,14 +3,24 @@
 `make test-browser` runs it together with the other browser tests.
 """
 
+import random
 import re
+import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect
 
+from core.ml.bundled import sample_domain_folder
+from tests import processes, services
 from tests.api.client import png
 from tests.browser.conftest import LONG, ZONE, Dashboard, Visitor, trained, upload
+from tests.processes import ADMIN, Caller
 
 CLASSES = ("fruit", "heart")
 LONG_URL = "https://example.com/" + "a-long-path-without-a-space" * 10
@@ -224,19 +234,147 @@ def test_dialog_keeps_typed_text_and_enter_submits(dashboard: Dashboard, visitor
     visitor.caller.send("DELETE", f"/v1/domains/{visitor.domain()}").raise_for_status()
 
 
-def test_interrupted_upload_is_explained_without_a_connection(dashboard: Dashboard, domain: str) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder of images that is uploaded in three parts."""
+    root = tmp_path_factory.mktemp("large") / "Größe"
+    for label in ("fruit", "Birnen äöü"):
+        (root / label).mkdir(parents=True)
+        for path in sorted((sample_domain_folder() / "fruit").glob("*.png"))[:3]:
+            shutil.copy(path, root / label)
+    (root / "empty.txt").touch()
+    (root / "notes.txt").write_bytes(random.Random(0).randbytes(12 * 2**20))
+    return root
+
+
+def begin_upload(page: Page, url: str, domain: str, folder: Path, cut: Callable[[Route], None]) -> list[str]:
+    """Uploads a folder. Calls `cut` with the first request for the second part. Returns a list of the numbers of all
+    parts that are sent, which grows."""
+    sent: list[str] = []
+
+    def pass_on(route: Route) -> None:
+        number = route.request.url.rpartition("/")[2]
+        sent.append(number)
+        if sent == ["1", "2"]:
+            cut(route)
+        else:
+            route.continue_()
+
+    page.route("**/parts/*", pass_on)
+    page.goto(f"{url}/domains/{domain}/images")
+    page.get_by_label("A folder of images").set_input_files(folder)
+    return sent
+
+
+def eventually(page: Page, is_done: Callable[[], object]) -> None:
+    """Waits until a condition holds, while the page's events are handled."""
+    while not is_done():
+        page.wait_for_timeout(200)
+
+
+def uploads(visitor: Visitor, domain: str) -> Any:
+    return visitor.caller.get(f"/v1/domains/{domain}/datasets/uploads?status=open")["data"]
+
+
+@pytest.fixture
+def empty_domain(visitor: Visitor) -> str:
+    id: str = visitor.caller.post("/v1/domains", {"name": f"Uploads {time.monotonic_ns()}"})["id"]
+    return id
+
+
+def test_upload_survives_a_lost_connection(
+    dashboard: Dashboard, visitor: Visitor, empty_domain: str, large: Path
+) -> None:
+    def lose(route: Route) -> None:
+        page.context.set_offline(True)
+        route.continue_()
+
     dashboard.expects_failures = True
     page = dashboard.sign_in()
-    page.goto(f"{dashboard.url}/domains/{domain}/images")
-    zip_field = page.get_by_label("A zip of images")
-    expect(zip_field).to_be_attached()
-    page.context.set_offline(True)
-    zip_field.set_input_files({"name": "a.zip", "mimeType": "application/zip", "buffer": bytes(1000)})
-    alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("Upload interrupted")
+    sent = begin_upload(page, dashboard.url, empty_domain, large, lose)
+    expect(page.get_by_role("status")).to_have_text(re.compile("connection is interrupted"), timeout=LONG)
+    expect(page.get_by_text("Keep this page open")).to_be_visible()
+    page.wait_for_timeout(5000)
     page.context.set_offline(False)
-    alert.get_by_role("button", name="Try again").click()
-    expect(alert).to_contain_text("Upload a .zip with one folder per class.")
+    expect(page.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
+    assert sent == ["1", "2", "2", "3"], "only the part that was lost is sent again"
+    (dataset,) = visitor.caller.get(f"/v1/domains/{empty_domain}/datasets")["data"]
+    assert [(label["name"], label["images"]) for label in dataset["classes"]] == [("Birnen äöü", 3), ("fruit", 3)]
+    assert dataset["report"]["ignored"] == 2
+
+
+def test_upload_survives_a_restart_of_the_server(chromium: Browser, tmp_path: Path, large: Path) -> None:
+    """Sessions end with the server, so the user signs in again, but need not choose the files again."""
+    environment = {
+        "DIFFFIT_DATA_DIR": str(tmp_path / "data"),
+        "DIFFFIT_PORT": str(services.free_port()),
+        "DIFFFIT_UPLOAD_PART_BYTES": str(5 * 2**20),
+    }
+    with ExitStack() as first, chromium.new_context() as context:
+        context.set_default_timeout(60_000)
+        url = first.enter_context(processes.api(environment, tmp_path))
+        with httpx.Client(base_url=url, timeout=60) as http:
+            admin = Caller(http, ADMIN)
+            tenant = admin.post("/v1/admin/tenants", {"name": "Restarted"})["id"]
+            key = admin.post(f"/v1/admin/tenants/{tenant}/keys", {"name": "key"})["key"]
+            domain = Caller(http, key).post("/v1/domains", {"name": "Restarted"})["id"]
+
+        def stop(route: Route) -> None:
+            first.close()
+            route.continue_()
+
+        dashboard = Dashboard(f"{url}/dashboard", key, context.new_page(), expects_failures=True)
+        page = dashboard.sign_in()
+        sent = begin_upload(page, dashboard.url, domain, large, stop)
+        expect(page.get_by_role("status")).to_have_text(re.compile("connection is interrupted"), timeout=LONG)
+        with processes.api(environment, tmp_path):
+            expect(page.get_by_role("status")).to_have_text(re.compile("You have been signed out"), timeout=LONG)
+            with context.expect_page() as opened:
+                page.get_by_role("link", name="Sign in in another tab").click()
+            Dashboard(dashboard.url, key, opened.value, expects_failures=True).sign_in()
+            expect(page.locator("[data-status=validating]")).to_be_visible(timeout=LONG)
+            assert sent == ["1", "2", "2", "3"]
+            context.close()
+
+
+def test_cancelled_upload_leaves_nothing(
+    dashboard: Dashboard, visitor: Visitor, empty_domain: str, large: Path
+) -> None:
+    page = dashboard.sign_in()
+    begin_upload(page, dashboard.url, empty_domain, large, lambda _: None)
+    expect(page.get_by_role("status")).to_have_text(re.compile("% sent"), timeout=LONG)
+    dashboard.keep("uploading")
+    assert len(uploads(visitor, empty_domain)) == 1
+    page.get_by_role("button", name="Cancel the upload").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was stored.")
+    eventually(page, lambda: not uploads(visitor, empty_domain))
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("[data-status=ready]")).to_be_visible(timeout=LONG)
+
+
+def test_leaving_the_page_during_an_upload_asks_first(
+    dashboard: Dashboard, visitor: Visitor, empty_domain: str, large: Path
+) -> None:
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept() if len(asked) > 1 else dialog.dismiss()
+
+    page = dashboard.sign_in()
+    page.on("dialog", answer)
+    begin_upload(page, dashboard.url, empty_domain, large, lambda _: None)
+    expect(page.get_by_role("status")).to_have_text(re.compile("% sent"), timeout=LONG)
+    page.get_by_text("One folder of images for each class.").click()  # browsers ask only users who have done something
+    page.close(run_before_unload=True)
+    eventually(page, lambda: asked == ["beforeunload"])
+    assert len(uploads(visitor, empty_domain)) == 1
+    expect(page.get_by_role("status")).to_have_text(re.compile("% sent"), timeout=LONG)
+    other = page.context.new_page()
+    page.close(run_before_unload=True)
+    eventually(other, lambda: not uploads(visitor, empty_domain))
+    assert asked == ["beforeunload"] * 2
 
 
 def test_times_are_in_the_browsers_zone(dashboard: Dashboard) -> None:

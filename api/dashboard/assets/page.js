@@ -24,8 +24,10 @@
     encodeURIComponent('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><circle cx="4" cy="4" r="4" fill="#17693f"/></svg>');
 
   window.difffit = {
-    // Reloads the page, but not while the user leaves it, and not in the background, where nobody sees the result.
+    // Reloads the page, but not during an upload, which would end, not while the user leaves it, and not in the
+    // background, where nobody sees the result.
     reload() {
+      if (difffit.uploading) return;
       if (document.hidden) shown(() => difffit.reload());
       else if (!leaving) location.reload();
     },

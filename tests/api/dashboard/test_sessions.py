@@ -15,7 +15,7 @@ from api.dashboard.sessions import IDLE_SECONDS, Session, Sessions
 from api.dashboard.user import TOKEN, get_user, sessions
 from api.limits import RequestLimits
 from difffit.errors import Unauthenticated
-from tests.api.client import ADMIN_KEY, Api, Client, images_zip
+from tests.api.client import ADMIN_KEY, Api, Client
 from tests.api.dashboard.conftest import Browser
 
 URL = "http://pages.test"
@@ -186,8 +186,7 @@ def test_another_tenants_domain_is_not_found(browser: Browser, pages: Api, tenan
         assert "There is no domain" in page.text
         assert "Secret drawings" not in page.text
     assert "Secret drawings" not in browser.get("/dashboard/domains").text
-    files = {"files": ("fruit.zip", images_zip())}
-    sent = pages.portal.call(lambda: browser.http.post(f"/dashboard/upload/{domain}", files=files))
+    sent = pages.portal.call(lambda: browser.http.post(f"/dashboard/upload/{domain}/", json={"size_bytes": 1}))
     assert (sent.status_code, sent.json()["code"]) == (404, "not_found")
 
 

@@ -59,7 +59,7 @@ WITHOUT = {f"without_{name}" for name in ("base", "broker", "storage", "worker")
 """Warnings of `/readyz`."""
 NOT_SHOWN = {
     *("backup_failed", "base_missing", "checkpoint_invalid", "database_role_unfit", "scratch_too_small"),
-    *("idempotency_conflict", "idempotency_mismatch", "parts_missing", "upload_ended", "unsupported_media_type"),
+    *("idempotency_mismatch", "unsupported_media_type"),
 }
 """Codes of errors at the start of a process, and of requests that pages do not send."""
 

@@ -1,16 +1,15 @@
-"""Conversion of a browser's form into the zip that the API accepts."""
+"""Requests of the browser's upload, which the dashboard passes on to the API with the session's key. The browser tests
+cover the script that sends them."""
 
-import io
-import zipfile
-from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.client import Api, Client, images_zip, png, validate_datasets, zip_of
+from tests.api.client import Api, Client, images_zip, validate_datasets
 from tests.api.dashboard.conftest import Browser
 
-Files = list[tuple[str, tuple[str, bytes, str]]]
+ZIP = images_zip()
 
 
 @pytest.fixture
@@ -25,69 +24,68 @@ def domain(tenant: Client, browser: Browser) -> str:
     return id
 
 
-def form(files: dict[str, bytes]) -> Files:
-    return [("files", (path, data, "image/png")) for path, data in files.items()]
+def send(browser: Browser, domain: str, method: str, path: str, **options: Any) -> httpx.Response:
+    url = f"/dashboard/upload/{domain}/{path}"
+    return browser.api.portal.call(lambda: browser.http.request(method, url, **options))
 
 
-def send(browser: Browser, domain: str, files: Files) -> httpx.Response:
-    return browser.api.portal.call(lambda: browser.http.post(f"/dashboard/upload/{domain}", files=files))
+def begin(browser: Browser, domain: str, data: bytes = ZIP, **headers: str) -> Any:
+    begun = send(browser, domain, "POST", "", json={"size_bytes": len(data), "filename": "drawings"}, headers=headers)
+    assert begun.status_code == 201, begun.text
+    return begun.json()
 
 
-def stored(pages: Api, domain: str) -> dict[str, bytes]:
-    """Returns the members of the domain's only archive."""
-    (path,) = (pages.services.settings.data_dir / "objects").glob(f"**/{domain}/**/*.zip")
-    with zipfile.ZipFile(Path(path)) as archive:
-        assert archive.testzip() is None
-        return {info.filename: archive.read(info) for info in archive.infolist()}
-
-
-def test_folder_becomes_a_zip_of_the_same_files(browser: Browser, pages: Api, tenant: Client, domain: str) -> None:
-    files = {f"drawings/{name}/{n}.png": png(30 * len(name) + n) for name in ("apple", "Birnen") for n in range(3)}
-    files |= {'drawings/apple/a "b" c.png': png(9), "drawings/äöü/1.png": png(8)}
-    files |= {"drawings/empty.txt": b"", "drawings/large.bin": bytes(3 * 2**20)}
-    answer = send(browser, domain, form(files))
-    assert answer.status_code == 200, answer.text
-    assert stored(pages, domain) == {path.replace('"', "%22"): data for path, data in files.items()}
+def test_parts_become_a_data_set(browser: Browser, pages: Api, tenant: Client, domain: str) -> None:
+    id = begin(browser, domain)["id"]
+    part = send(browser, domain, "PUT", f"{id}/parts/1", content=ZIP)
+    assert part.status_code == 204, part.text
+    assert send(browser, domain, "GET", id).json()["parts"][0]["etag"] == part.headers["etag"].strip('"')
+    body = {"parts": [{"number": 1, "etag": part.headers["etag"]}]}
+    first, again = (send(browser, domain, "POST", f"{id}/complete", json=body) for _ in range(2))
+    assert (first.status_code, again.json()["id"]) == (202, first.json()["id"]), "a lost answer can be asked for again"
     validate_datasets(pages.services)
-    dataset = tenant.read(f"/v1/datasets/{answer.json()['id']}")
-    assert dataset["status"] == "ready"
-    assert {class_["name"] for class_ in dataset["classes"]} == {"apple", "Birnen", "äöü"}
+    assert tenant.read(f"/v1/datasets/{first.json()['id']}")["images"] == 4
 
 
-def test_single_zip_passes_unchanged(browser: Browser, pages: Api, domain: str) -> None:
-    archive = images_zip()
-    assert send(browser, domain, form({"Fruit.ZIP": archive})).status_code == 200
-    with zipfile.ZipFile(io.BytesIO(archive)) as sent:
-        assert stored(pages, domain) == {name: sent.read(name) for name in sent.namelist()}
+def test_repeated_request_begins_no_other_upload(browser: Browser, tenant: Client, domain: str) -> None:
+    first, again = (begin(browser, domain, **{"Idempotency-Key": "a"}) for _ in range(2))
+    assert first["id"] == again["id"]
+    assert len(tenant.read(f"/v1/domains/{domain}/datasets/uploads")["data"]) == 1
 
 
-def test_zip_in_a_folder_is_a_file_like_others(browser: Browser, pages: Api, domain: str) -> None:
-    files = {"f/apple/1.png": png(1), "f/apple/2.png": png(2), "f/inner.zip": zip_of({"x": b"y"})}
-    assert send(browser, domain, form(files)).status_code == 200
-    assert set(stored(pages, domain)) == set(files)
+def test_abandoned_upload_is_deleted(browser: Browser, tenant: Client, domain: str) -> None:
+    id = begin(browser, domain)["id"]
+    assert send(browser, domain, "DELETE", id).status_code == 204
+    assert tenant.read(f"/v1/domains/{domain}/datasets/uploads")["data"] == []
+
+
+def test_problem_of_the_upload_is_returned(browser: Browser, domain: str) -> None:
+    refused = send(browser, domain, "POST", "", json={"size_bytes": 2**50})
+    assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
+    id = begin(browser, domain, b"no zip")["id"]
+    etag = send(browser, domain, "PUT", f"{id}/parts/1", content=b"no zip").headers["etag"]
+    body = {"parts": [{"number": 1, "etag": etag}]}
+    refused = send(browser, domain, "POST", f"{id}/complete", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (422, "not_a_zip")
+    assert refused.json()["title"]
 
 
 @pytest.mark.parametrize(
-    ("files", "status"),
-    [({"a.zip": b"no zip"}, 422), ({"f/notes.txt": b"no images"}, 422), ({}, 422),
-     ({"a.zip": images_zip(), "b.zip": images_zip()}, 400)],
-)  # fmt: skip
-def test_problem_of_the_upload_is_returned(browser: Browser, domain: str, files: dict[str, bytes], status: int) -> None:
-    answer = send(browser, domain, form(files) or [("other", ("", b"", "text/plain"))])
-    assert answer.status_code == status
-    assert answer.json()["title"]
-    assert answer.json()["detail"]
+    ("method", "path"),
+    [("GET", ""), ("PUT", ""), ("POST", "upl_1"), ("PUT", "upl_1/parts/a"), ("POST", "upl_1/../../../key")],
+)
+def test_nothing_else_is_passed_on(browser: Browser, domain: str, method: str, path: str) -> None:
+    assert send(browser, domain, method, path).status_code == 404
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data", "multipart/form-data; boundary=y"])
-def test_broken_form_is_rejected(browser: Browser, domain: str, content_type: str) -> None:
-    headers = {"Content-Type": content_type}
-    path = f"/dashboard/upload/{domain}"
-    answer = browser.api.portal.call(lambda: browser.http.post(path, content=b"--x\r\nnonsense", headers=headers))
-    assert answer.status_code == 400
-    assert answer.json()["detail"]
+def test_part_has_a_limit(browser: Browser, domain: str) -> None:
+    upload = begin(browser, domain)
+    answer = send(browser, domain, "PUT", f"{upload['id']}/parts/1", content=bytes(6 * 2**20))
+    assert answer.status_code == 413
 
 
-def test_headers_of_a_part_have_a_limit(browser: Browser, domain: str) -> None:
-    answer = send(browser, domain, form({"f/" + "x" * 10_000: b""}))
-    assert answer.status_code == 400
+def test_signed_out_browser_gets_no_redirect(browser: Browser, domain: str) -> None:
+    id = begin(browser, domain)["id"]
+    browser.post("/dashboard/sign-out", {})
+    for method, path in (("POST", ""), ("GET", id), ("PUT", f"{id}/parts/1"), ("DELETE", id)):
+        assert send(browser, domain, method, path).status_code == 401
