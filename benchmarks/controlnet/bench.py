@@ -33,6 +33,8 @@ from recipes.unet import Batch, Prompts, encoded, reduced_precision, unfold, wit
 HINT_WIDTHS = (8, 16, 24, 32)
 """Channels of the hint block, which goes from the image's side to an eighth of it."""
 DRAWN_AT_ONCE = 32
+NO_HINT, BEST = "no hint", "the drawings, encoded and decoded"
+"""Names of the references: the UNet alone, and the best that the autoencoder allows."""
 LOGGED = 50
 """Last steps whose mean loss is stored."""
 
@@ -197,10 +199,10 @@ class Bench:
 
     def references(self) -> Iterable[dict[str, Any]]:
         """Yields the scores without a ControlNet, and those of the hints' own drawings through the autoencoder."""
-        yield {"system": "no hint", "seed": 0, **self.scores(None, "no hint")}
+        yield {"system": NO_HINT, "seed": 0, **self.scores(None, NO_HINT)}
         mean, _ = self.model.autoencoder.encode(unit(self.wanted.pixels))
         decoded = to_bytes(self.model.autoencoder.decode(mean))
-        yield {"system": "the drawings, encoded and decoded", "seed": 0, **self._scores(decoded)}
+        yield {"system": BEST, "seed": 0, **self._scores(decoded)}
 
     def scores(self, network: nn.Module | None, what: str) -> dict[str, float]:
         wanted = self.wanted

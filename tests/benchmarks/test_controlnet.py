@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.controlnet import smoke
 from benchmarks.controlnet.adapter import ControlNetAdapter, Method
-from benchmarks.controlnet.bench import HINT_WIDTHS
+from benchmarks.controlnet.bench import BEST, HINT_WIDTHS, NO_HINT
 from benchmarks.controlnet.counts import counts
 from benchmarks.controlnet.edges import edge_f_scores, edge_maps
 from benchmarks.controlnet.factors import Factors, factor_sites
@@ -256,11 +256,22 @@ def test_small_comparison_runs_to_its_end_and_continues(
     assert [cell["system"] for cell in result["cells"]] == names
     assert all(0 <= cell["edge F-score"] <= 1 for cell in result["cells"])
     text = (tmp_path / "controlnet.md").read_text()
-    assert "Edge F-score relative to full training: ControlNet + DiffFit" in text
+    assert "**Full training does not follow its hints yet" in text, "after two steps"
     assert "DiffFit trains 12,442,784 (3.44%)" in text
     assert "--steps=2 --batch-size=2" in result["command"]
     with Image.open(tmp_path / "controlnet.png") as grid:
         assert grid.size[1] == 68, "one row of three hints"
+
+
+def test_edge_scores_are_compared_only_if_full_training_follows_its_hints() -> None:
+    full, difffit, _ = (system.name for system in controlnet.SYSTEMS)
+    cells = [{"system": NO_HINT, "edge F-score": 0.4}, {"system": BEST, "edge F-score": 0.9}]
+    following = [*cells, {"system": full, "edge F-score": 0.8}, {"system": difffit, "edge F-score": 0.76}]
+    assert list(controlnet._comparison(following)) == [
+        "Of the way from no hint to the drawings themselves: ControlNet 80%, ControlNet + DiffFit 72%.",
+        "Edge F-score relative to full training: ControlNet + DiffFit 95%.",
+    ]
+    assert "do not compare" in list(controlnet._comparison([*cells, {"system": full, "edge F-score": 0.45}]))[-1]
 
 
 def test_comparison_without_a_unet_names_the_commands(tmp_path: Path) -> None:
