@@ -16,6 +16,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "create_dataset": {"files": {"file": ("a.zip", images_zip())}},
     "upload_adapter": {"files": {"file": ("a.safetensors", adapter_file())}},
     "create_dataset_upload": {"json": {"size_bytes": 5}},
+    "import_dataset": {"json": {"bucket": {"url": "https://example.com/images"}}},
     "complete_dataset_upload": {"json": {"parts": []}},
     "put_dataset_part": {"content": b"12345"},
     "create_generation": {"json": {"class_id": 0}},

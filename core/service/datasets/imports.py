@@ -43,10 +43,10 @@ _NAME_LENGTH = 60
 def create(session: Session, resources: Resources, domain_id: str, source: dict[str, Any], name: str | None) -> Dataset:
     """Creates a data set whose images are fetched after the commit from `source`, the value of `Dataset.to_fetch`.
     Raises ImportsOff, ImportRefused, NotFound, QuotaExceeded, StorageQuotaExceeded."""
+    domain = domains.get(session, domain_id)
     rules = Rules.of(resources.settings)
     if not rules.hosts:
         raise ImportsOff
-    domain = domains.get(session, domain_id)
     _check(source, rules)
     Quotas(session, resources.settings).admit_dataset(1)  # the size of the zip is not known here
     folder = service.folder(domain.tenant_id, domain.id, new_id("ds"))

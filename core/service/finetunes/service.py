@@ -292,11 +292,11 @@ def _trained_classes(session: Session, request: FinetuneRequest, dataset: Datase
     names = [label["name"] for label in dataset.classes]
     if request.train_class_table:
         return len(names)
-    known, owner = set(base.class_names), "the base has"
+    usable, owner = set(base.class_names), "the base has"
     if request.from_adapter_id is not None:
-        known.update(adapters.get(session, request.from_adapter_id).class_names)
+        usable.update(adapters.get(session, request.from_adapter_id).class_names)
         owner = "the base and the version to continue from have"
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in usable]:
         raise InvalidRequest("body.train_class_table", f"must be true: {owner} no class {', '.join(unknown[:5])}")
     return None
 

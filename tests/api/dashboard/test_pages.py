@@ -1,4 +1,4 @@
-"""What pages show of states that are rare: many versions, read-only and expired keys, failed jobs, expired links."""
+"""Pages in rare states: many versions, read-only and expired keys, failed jobs, expired links."""
 
 import datetime
 import time

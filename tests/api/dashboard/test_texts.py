@@ -27,6 +27,7 @@ from tests.api.client import (
     zip_of,
 )
 from tests.api.dashboard.conftest import Browser
+from tests.api.dashboard.test_uploads import begin, send
 
 GERMAN = {"Accept-Language": "de-DE,de;q=0.9,en;q=0.8"}
 SHOWN = {
@@ -214,10 +215,11 @@ def test_errors_of_the_api_are_german(browser: Browser, pages: Api, tenant: Clie
     assert ("Das gibt es nicht" in missing, "There is no domain 'dom_none'" in missing) == (True, True)
     assert "Not found" not in missing
     domain = tenant.made("/v1/domains", {"name": "Köpfe"})["id"]
-    sent = {"files": ("a.zip", b"no zip", "application/zip")}
-    answer = browser.api.portal.call(lambda: browser.http.post(f"/dashboard/upload/{domain}", files=sent))
-    assert answer.json()["title"] == "Upload abgelehnt"
-    assert answer.json()["detail"].startswith("Das ist kein lesbares Zip.")
+    upload = begin(browser, domain, b"no zip")["id"]
+    etag = send(browser, domain, "PUT", f"{upload}/parts/1", content=b"no zip").headers["etag"]
+    refused = send(browser, domain, "POST", f"{upload}/complete", json={"parts": [{"number": 1, "etag": etag}]}).json()
+    assert refused["title"] == "Upload abgelehnt"
+    assert refused["detail"].startswith("Das ist kein lesbares Zip.")
     files = {f"apple/{index}.png": png(index) for index in range(2)} | {"apple/torn.png": PNG_START}
     tenant.upload(f"/v1/domains/{domain}/datasets", zip_of(files))
     validate_datasets(pages.services)
