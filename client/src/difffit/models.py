@@ -786,16 +786,33 @@ class Images(RootModel[list[ImportedImage]]):
     root: Annotated[list[ImportedImage], Field(max_length=1000, min_length=1)]
 
 
-class DatasetImport(BaseModel):
+class DatasetImport1(BaseModel):
+    """Places of the images: give either `images` or `bucket`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+    )
+    images: Images | None
+    bucket: ImportedBucket | None = None
+    name: Name2 | None = None
+    """Name of the data set."""
+
+
+class DatasetImport2(BaseModel):
     """Places of the images: give either `images` or `bucket`."""
 
     model_config = ConfigDict(
         extra="forbid",
     )
     images: Images | None = None
-    bucket: ImportedBucket | None = None
+    bucket: ImportedBucket | None
     name: Name2 | None = None
     """Name of the data set."""
+
+
+class DatasetImport(RootModel[DatasetImport1 | DatasetImport2]):
+    root: DatasetImport1 | DatasetImport2
+    """Places of the images: give either `images` or `bucket`."""
 
 
 class Dataset(BaseModel):

@@ -1,7 +1,7 @@
 """Plan of a fine-tune, the events that it yields while it runs, and its outcome."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from PIL import Image
@@ -18,6 +18,9 @@ ABOUT_DEFAULTS = {
 }
 """Values that are assumed for settings that checkpoints of earlier releases lack. The default of a new field of
 TrainingSettings must therefore train exactly as before the field existed."""
+_UNTAUGHT: dict[str, Any] = {
+    field.name: field.default for field in fields(TrainingSettings) if field.name.startswith("distill_")
+}
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ class FinetunePlan:
 
     def recipe(self) -> dict[str, Any]:
         """Returns the training settings in the form in which a manifest stores them. They include the digest of the
-        adapter that the fine-tune continues, if any."""
+        adapter that the fine-tune continues, if any. Settings of learned guidance have their class defaults in a
+        fine-tune that learns none, so that other defaults of requests change nothing for it."""
+        training = self.training if self.training.distill_guidance is not None else replace(self.training, **_UNTAUGHT)
         changes: dict[str, Any] = {} if self.train_class_table else {"train_class_table": False}
-        return self.training.to_json() | changes | ({"continues": self.start.sha256} if self.start else {})
+        return training.to_json() | changes | ({"continues": self.start.sha256} if self.start else {})
 
     def about(self, base_digest: str) -> dict[str, Any]:
         """Returns the settings that a checkpoint must have for this plan to continue from it. The micro-batch size is
