@@ -132,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budget = {name: getattr(options, name) for name in ("training_steps", "pictures")}
     identity = {"base": base.description.digest, **judges.digests, "budget": budget}
     record = Record(options.output / "guidance.json", identity, "cells", "python -m benchmarks.guidance")
+    # Cells of an earlier release lack newer settings, which had their defaults.
+    record.rows = [asdict(SamplingSettings()) | cell for cell in record.rows]
     loaded = [domains.load(name, options.cache) for name in options.domains]
     console = Console(stderr=True)
     settings = [setting for part in options.parts for setting in settings_of(part)]
