@@ -82,7 +82,7 @@ def test_folder_becomes_a_domain_that_generates_images(dashboard: Dashboard, fol
     dashboard.keep("fine-tune")
 
     page.get_by_role("link", name="Generate with it").click()
-    expect(page.get_by_label("Version")).to_have_value("Version 1")
+    expect(page.get_by_label("Version", exact=True)).to_have_value("Version 1")
     page.get_by_label("Class").click()
     page.get_by_role("option", name="heart").click()
     page.get_by_label("Steps", exact=True).fill("20")

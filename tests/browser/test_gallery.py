@@ -179,7 +179,7 @@ def test_picture_and_its_settings_are_shown_by_keyboard(dashboard: Dashboard, ga
     expect(gallery.get_by_label("Guided from")).to_have_value("200")
     expect(gallery.get_by_label("Guided to")).to_have_value("800")
     expect(gallery.get_by_label("Class")).to_have_value("heart")
-    expect(gallery.get_by_label("Version")).to_have_value("Version 1")
+    expect(gallery.get_by_label("Version", exact=True)).to_have_value("Version 1")
 
 
 def test_two_versions_are_compared_in_one_view(dashboard: Dashboard, visitor: Visitor, domain: str) -> None:
