@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, JsonValue
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -113,6 +113,14 @@ class Listing(BaseModel, Generic[Item]):
 
     data: list[Item] = Field(description="Up to `limit` items and about 1 MiB.")
     next_cursor: str | None = Field(description="Pass it as `cursor` to get the next page. Null on the last page.")
+
+
+def exactly_one(first: str, second: str) -> list[JsonValue]:
+    """Returns the `oneOf` of a JSON schema in which exactly one of two fields is given; null counts as not given."""
+    return [
+        {"required": [name], "properties": {name: {"not": {"type": "null"}}, other: {"type": "null"}}}
+        for name, other in ((first, second), (second, first))
+    ]
 
 
 def listing(page: Page[Row], render: Callable[[Row], Item], max_bytes: int = PAGE_BYTES) -> Listing[Item]:

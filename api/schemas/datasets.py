@@ -1,6 +1,6 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.schemas.common import (
     ClassName,
@@ -13,6 +13,7 @@ from api.schemas.common import (
     Output,
     SignedUrl,
     Time,
+    exactly_one,
     listing,
     optional,
 )
@@ -191,16 +192,10 @@ class ImportedBucket(Input):
     prefix: KeyPrefix = Field("", description="Folder in the bucket. The folders in it are the classes, as in a zip.")
 
 
-_ONE_SOURCE: list[JsonValue] = [
-    {"required": [source], "properties": {source: {"not": {"type": "null"}}, other: {"type": "null"}}}
-    for source, other in (("images", "bucket"), ("bucket", "images"))
-]
-
-
 class DatasetImport(Input):
     """Places of the images: give either `images` or `bucket`."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_SOURCE})
+    model_config = ConfigDict(json_schema_extra={"oneOf": exactly_one("images", "bucket")})
 
     images: list[ImportedImage] | None = Field(None, fail_fast=True, min_length=1, max_length=1000)
     bucket: ImportedBucket | None = None

@@ -3,7 +3,18 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from api.schemas.common import WHOLE, ClassName, Digest, Identifier, Input, Integer, Output, SignedUrl, Time
+from api.schemas.common import (
+    WHOLE,
+    ClassName,
+    Digest,
+    Identifier,
+    Input,
+    Integer,
+    Output,
+    SignedUrl,
+    Time,
+    exactly_one,
+)
 from api.schemas.datasets import JobError
 from api.schemas.webhooks import Url
 from core.artifact.jobs import JobStatus
@@ -27,10 +38,7 @@ _DEFAULTS, _STORED = GenerationRequest(), SamplingSettings()
 _SAMPLING = {field.name for field in fields(SamplingSettings)}
 """Fields of `GenerationCreate` and `GenerationOut` that belong to the sampling settings (`SamplingSettings`)."""
 
-_ONE_CLASS: list[JsonValue] = [
-    {"required": [name], "properties": {name: {"not": {"type": "null"}}, other: {"type": "null"}}}
-    for name, other in (("class_name", "class_id"), ("class_id", "class_name"))
-]
+_ONE_CLASS = exactly_one("class_name", "class_id")
 _NOISE_OF_DDIM: list[JsonValue] = [
     {"properties": {"sampler": {"enum": ["ddim", None]}}},
     {"properties": {"eta": {"const": 0}}},
