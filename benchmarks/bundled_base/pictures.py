@@ -12,6 +12,7 @@ from torch import Tensor
 from core.artifact.sampling import SamplingSettings
 from core.ml.diffusion.sampling import sample
 from core.ml.model.adapter import BASE, Adapter
+from core.ml.model.autoencoder import to_uint8
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.serving.request import ImageRequest
 from core.ml.serving.resident import Resident
@@ -58,8 +59,7 @@ class Artist:
             channels=config.guidance_channels,
             fresh=noise,
         )
-        pixels = self.base.autoencoder.decode(latents).cpu()
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return to_uint8(self.base.autoencoder.decode(latents).cpu())
 
 
 @contextmanager

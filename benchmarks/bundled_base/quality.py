@@ -18,6 +18,7 @@ from core.ml.evaluation.classifier import unit
 from core.ml.evaluation.drawings import Drawings
 from core.ml.evaluation.neighbours import nearest, sheet
 from core.ml.evaluation.yardsticks import Judges
+from core.ml.model.autoencoder import to_uint8
 from core.ml.model.checkpoint import LoadedBase, load_base
 from core.ml.tuning.latents import image_grid, to_image
 
@@ -134,7 +135,7 @@ class Quality:
 def reconstructed(base: LoadedBase, pixels: Tensor) -> Tensor:
     """Returns the images after encoding and decoding by the autoencoder, [K, 3, S, S] uint8."""
     decoded = [base.autoencoder.decode(base.autoencoder.encode(unit(part))[0]) for part in pixels.split(64)]
-    return ((torch.cat(decoded).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return to_uint8(torch.cat(decoded))
 
 
 def copies(pictures: Tensor, drawings: Tensor, judges: Judges, path: Path, what: str) -> Measure:

@@ -25,7 +25,7 @@ from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.errors import TrainingDiverged
 from core.ml.evaluation.drawings import Drawings, read_drawings
 from core.ml.evaluation.yardsticks import Judges
-from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.autoencoder import Autoencoder, to_uint8
 from core.ml.tuning.latents import Latents
 from recipes.autoencoder import unit
 from recipes.unet import Batch, Prompts, encoded, reduced_precision, unfold, with_variance
@@ -111,7 +111,7 @@ class Model:
             sampling,
             channels=config.in_channels,
         )
-        return to_bytes(self.autoencoder.decode(unfold(folded)))
+        return to_uint8(self.autoencoder.decode(unfold(folded)))
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Bench:
         """Yields the scores without a ControlNet, and those of the hints' own drawings through the autoencoder."""
         yield {"system": NO_HINT, "seed": 0, **self.scores(None, NO_HINT)}
         mean, _ = self.model.autoencoder.encode(unit(self.wanted.pixels))
-        decoded = to_bytes(self.model.autoencoder.decode(mean))
+        decoded = to_uint8(self.model.autoencoder.decode(mean))
         yield {"system": BEST, "seed": 0, **self._scores(decoded)}
 
     def scores(self, network: nn.Module | None, what: str) -> dict[str, float]:
@@ -236,7 +236,3 @@ def saved_bytes(loss: Callable[[], Tensor], adapter: ControlNetAdapter) -> int:
         kept = loss()  # holds the saved tensors, so that no storage is counted under a reused address
     del kept
     return sum(storages.values())
-
-
-def to_bytes(pixels: Tensor) -> Tensor:
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -36,6 +36,11 @@ _DIGESTED = (
 diffusers adds do not change the digest, to which every adapter is bound."""
 
 
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Converts pixels in [-1, 1] into the 8-bit values of an image. Values outside are clipped."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 class Autoencoder:
     """Encodes pixels as latents and decodes latents to pixels. All latents are in the transformer's scale: z = (sample
     - shift) * scaling_factor."""

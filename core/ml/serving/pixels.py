@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from core.ml.errors import DrawingDiverged
-from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.autoencoder import Autoencoder, to_uint8
 
 GPU_SIZES = (1, 2, 4, 8, 16)
 EXACT_GPU_SIZES = (8,)
@@ -55,7 +55,7 @@ class PixelDecoder:
             is_finite = _finite_images(pixels)
         if not is_finite.all():
             raise DrawingDiverged()
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        return to_uint8(pixels).permute(0, 2, 3, 1).cpu()
 
 
 def _finite_images(pixels: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.artifact.pixels import center_crop, on_white
+from core.ml.model.autoencoder import to_uint8
 from core.ml.model.device import is_out_of_memory, release_memory
 
 
@@ -122,8 +123,7 @@ def to_pixels(image: Image.Image, size: int) -> Tensor:
 
 def to_image(pixels: Tensor) -> Image.Image:
     """Converts pixels [3, S, S] in [-1, 1] into an 8-bit image."""
-    array = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(array.permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(to_uint8(pixels).permute(1, 2, 0).cpu().numpy())
 
 
 def image_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
