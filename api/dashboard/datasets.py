@@ -10,9 +10,6 @@ from api.dashboard.texts import problem, tr
 from api.dashboard.user import MOST, User
 from difffit.models import Dataset
 
-NAME_LENGTH = 200
-"""Maximum number of characters in a data set's name."""
-
 
 def path_of(dataset: Dataset) -> str:
     """Returns the address of a data set's page."""

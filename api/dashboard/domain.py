@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from nicegui import ui
 
 from api.dashboard import kit
-from api.dashboard.forms import Form, form_dialog
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog
 from api.dashboard.frame import frame, load
 from api.dashboard.storage import show_storage
 from api.dashboard.texts import tr
@@ -16,7 +16,7 @@ from api.dashboard.user import MOST, User, or_none
 from difffit.models import Adapter, Domain
 
 _CRUMBS = {"Domains": "/domains"}
-_NAME_LENGTH, _DESCRIPTION_LENGTH = 200, 2000
+_DESCRIPTION_LENGTH = 2000
 STEPS = {
     "Images": "images",
     "Training": "training",
@@ -78,7 +78,7 @@ def _edit(user: User, domain: Domain) -> None:
 
 def name_fields(name: str = "", description: str = "") -> tuple[ui.input | ui.textarea, ui.input | ui.textarea]:
     """Adds the fields for a domain's name and description."""
-    named = kit.field(tr("Name"), name, placeholder=tr("Line drawings"), needed=tr("Enter a name."), most=_NAME_LENGTH)
+    named = kit.field(tr("Name"), name, placeholder=tr("Line drawings"), needed=tr("Enter a name."), most=NAME_LENGTH)
     hint = tr("A note for people; it does not affect the images.")
     described = kit.field(tr("Description"), description, lines=2, hint=hint, most=_DESCRIPTION_LENGTH)
     return named.props("autofocus"), described

@@ -12,7 +12,7 @@ from nicegui.elements.mixins.text_element import TextElement
 
 from api.dashboard import datasets, kit, words
 from api.dashboard.drafts import Change, Draft
-from api.dashboard.forms import Form, form_dialog, text_of
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog, text_of
 from api.dashboard.texts import problem, tr
 from api.dashboard.user import MOST, User
 from difffit.models import Dataset, DatasetImage
@@ -194,7 +194,7 @@ class Editor:
             with kit.box("changes", "ul"):
                 for change in self.draft.changes(self.counts):
                     self._change(change, asked)
-            name = kit.field(tr("Name of the version"), self.dataset.name or "", most=datasets.NAME_LENGTH)
+            name = kit.field(tr("Name of the version"), self.dataset.name or "", most=NAME_LENGTH)
 
     def _change(self, change: Change, asked: ui.dialog) -> None:
         """Adds a change to the dialog, with a button that takes it back."""

@@ -14,6 +14,9 @@ from api.dashboard import kit
 from api.dashboard.texts import problem, tr
 from difffit.errors import InvalidRequest, NameTaken
 
+NAME_LENGTH = 200
+"""Maximum number of characters in the names of tenants, domains and data sets."""
+
 
 class Form:
     """Controls of a form, by the names that their values have in the API."""

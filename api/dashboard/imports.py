@@ -3,7 +3,7 @@
 from nicegui import app, ui
 
 from api.dashboard import datasets, kit
-from api.dashboard.forms import Form, form_dialog, text_of
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog, text_of
 from api.dashboard.texts import tr, tr_all
 from api.dashboard.user import User
 from api.deps import Services
@@ -52,7 +52,7 @@ def _ask(user: User, domain_id: str) -> None:
         prefix = kit.field(
             tr("Folder in the bucket"), hint=tr("The folders in it are the classes."), most=_PREFIX_LENGTH
         )
-        name = kit.field(tr("Name"), most=datasets.NAME_LENGTH)
+        name = kit.field(tr("Name"), most=NAME_LENGTH)
         images.bind_visibility_from(source, "value", value="images")
         for field in (url, prefix):
             field.bind_visibility_from(source, "value", value="bucket")

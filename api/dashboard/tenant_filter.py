@@ -7,8 +7,8 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 
 from api.dashboard import kit
+from api.dashboard.forms import NAME_LENGTH
 from api.dashboard.lists import filter_buttons
-from api.dashboard.tenant_form import NAME_LENGTH
 from api.dashboard.texts import tr
 from api.dashboard.user import MOST, User, or_none
 

@@ -3,12 +3,11 @@
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.forms import Form, form_dialog
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog
 from api.dashboard.texts import tr
 from api.dashboard.user import User
 from difffit.models import Tenant
 
-NAME_LENGTH = 200
 _MIN_WEIGHT, _MAX_WEIGHT = 0.001, 1000
 _MAX_LIMIT = 2**53 - 1
 _MAX_DAYS = 36_500

@@ -1,13 +1,15 @@
 """Routes of domains: create, list, get, change, delete."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
 
 from api.auth import ReaderDep, WriterDep
 from api.deps import OF_NAME, DatabaseDep, IfMatch, PageDep, ServicesDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems, tagged
 from api.routes.covers import with_cover, with_covers
-from api.schemas.common import Listing, changes, listing
+from api.schemas.common import Listing, Name, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core.artifact.errors import NotFound
 from core.service import domains, etags
@@ -26,11 +28,18 @@ def create_domain(body: DomainCreate, database: DatabaseDep, scope: WriterDep, s
 
 @router.get("", operation_id="list_domains")
 def list_domains(
-    request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep, name: OF_NAME = None
+    request: Request,
+    database: DatabaseDep,
+    scope: ReaderDep,
+    page: PageDep,
+    name: OF_NAME = None,
+    name_contains: Annotated[
+        Name | None, Query(description="Only domains whose name contains this text, in any case.")
+    ] = None,
 ) -> Listing[DomainOut]:
     """List your domains, newest first."""
     with database.session(scope) as session:
-        rows = domains.page(session, page, name)
+        rows = domains.page(session, page, name, name_contains)
         covers = with_covers(session, request, rows.data)
         return listing(rows, lambda row: covers[row.id])
 

@@ -35,12 +35,16 @@ def get(session: Session, id: str, *, lock: bool = False) -> Domain:
     return require(session, Domain, "domain", id, lock=lock)
 
 
-def page(session: Session, request: PageRequest, name: str | None = None) -> Page[Domain]:
-    """Returns a page of the session's tenant's domains, newest first; with `name`, only the domain with this
-    name. Raises InvalidCursor."""
+def page(
+    session: Session, request: PageRequest, name: str | None = None, name_contains: str | None = None
+) -> Page[Domain]:
+    """Returns a page of the session's tenant's domains, newest first: with `name`, only the domain with this name, with
+    `name_contains`, only domains whose name contains this text, in upper or lower case. Raises InvalidCursor."""
     statement = select(Domain).where(Domain.deleted_at.is_(None))
     if name is not None:
         statement = statement.where(Domain.name == name)
+    if name_contains is not None:
+        statement = statement.where(Domain.name.icontains(name_contains, autoescape=True))
     return fetch_page(session, statement, Domain.id, request)
 
 

@@ -57,6 +57,20 @@ def test_pages_contain_every_domain_once_newest_first(tenant: Client) -> None:
     assert listed == ids[::-1]
 
 
+def test_domains_are_found_by_a_part_of_their_name(tenant: Client, other: Client) -> None:
+    for name in ("Red fruit", "Green FRUIT", "100 % wool", "1000 wool"):
+        tenant.made("/v1/domains", {"name": name})
+    other.made("/v1/domains", {"name": "Foreign fruit"})
+
+    def named(**filters: str) -> list[str]:
+        return [row["name"] for row in tenant.read("/v1/domains", params=filters)["data"]]
+
+    assert named(name_contains="fruit") == ["Green FRUIT", "Red fruit"]
+    assert named(name_contains="00 %") == ["100 % wool"]
+    assert named(name_contains="foreign") == []
+    assert named(name_contains="fruit", name="Red fruit") == ["Red fruit"]
+
+
 def test_names_are_unique_for_each_tenant(tenant: Client, other: Client) -> None:
     tenant.made("/v1/domains", {"name": "Fruit"})
     problem(tenant.post("/v1/domains", {"name": "Fruit"}), 409, "name_taken")

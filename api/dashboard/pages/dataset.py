@@ -7,7 +7,7 @@ from nicegui import ui
 from api.dashboard import datasets, kit, words
 from api.dashboard.domain import domain_frame, find
 from api.dashboard.editor import Editor
-from api.dashboard.forms import Form, form_dialog, text_of
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog, text_of
 from api.dashboard.frame import page
 from api.dashboard.lists import pager
 from api.dashboard.texts import tr, tr_all
@@ -84,7 +84,7 @@ def _ask_for_name(user: User, dataset: Dataset) -> None:
             kit.reload()
 
     with form_dialog(tr("Rename the data set"), tr("Save"), rename):
-        name = kit.field(tr("Name"), dataset.name or "", most=datasets.NAME_LENGTH).props("autofocus")
+        name = kit.field(tr("Name"), dataset.name or "", most=NAME_LENGTH).props("autofocus")
 
 
 async def _ask_for_domain(user: User, dataset: Dataset) -> None:
@@ -105,7 +105,7 @@ async def _ask_for_domain(user: User, dataset: Dataset) -> None:
     with form_dialog(tr("Copy to another domain"), tr("Copy"), copy):
         hint = tr("The copy is stored separately, so that each domain can be deleted.")
         target = kit.choice(tr("Domain"), names, next(iter(names)), hint=hint)
-        name = kit.field(tr("Name of the copy"), dataset.name or "", most=datasets.NAME_LENGTH)
+        name = kit.field(tr("Name of the copy"), dataset.name or "", most=NAME_LENGTH)
 
 
 async def _contents(user: User, dataset: Dataset, class_id: str, warning: str, cursor: str) -> None:

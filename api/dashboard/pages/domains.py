@@ -4,21 +4,23 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.domain import name_fields
-from api.dashboard.forms import Form, form_dialog
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog
 from api.dashboard.frame import frame, page
-from api.dashboard.lists import pager
+from api.dashboard.lists import filter_buttons, pager
 from api.dashboard.texts import tr
 from api.dashboard.tour import begin
 from api.dashboard.user import TenantUser, User
 from difffit.models import Domain
 
+_PAGE = 24
+
 
 @page("/domains")
-async def domains(user: TenantUser, cursor: str = "") -> None:
+async def domains(user: TenantUser, name: str = "", cursor: str = "") -> None:
     hint = tr("A domain is one image style, with its training images, versions and generated images.")
     with frame(user, tr("Domains"), section="Domains", hint=hint):
-        listed = await user.api.domains.list(24).page(cursor or None)
-        is_new = not listed.data and not cursor
+        listed = await user.api.domains.list(_PAGE, name_contains=name.strip() or None).page(cursor or None)
+        is_new = not (listed.data or cursor or name)
         if user.may_write:
             with kit.box("row"):
                 kit.button(tr("New domain"), lambda: _ask_for_domain(user), kind="primary")
@@ -26,10 +28,15 @@ async def domains(user: TenantUser, cursor: str = "") -> None:
                     kit.button(tr("Try with sample data"), lambda: begin(user))
         if is_new:
             kit.empty(tr("No domains yet"), tr("Create one, then upload a folder of images for each class."))
+        if name or cursor or listed.next_cursor:
+            with kit.card():
+                filter_buttons("/domains", name=kit.field(tr("Name contains"), name, most=NAME_LENGTH))
+        if name and not listed.data:
+            kit.empty(tr("No domain matches"), tr("Search for another part of the name."))
         with kit.box("tiles", "ul"):
             for domain in listed.data:
                 _tile(domain)
-        pager("domains", "/domains", listed.next_cursor)
+        pager("domains", "/domains", listed.next_cursor, {"name": name})
         if user.may_write and not is_new:
             with kit.box("row"):
                 kit.button(tr("First steps with sample data"), lambda: begin(user), kind="quiet")

@@ -7,9 +7,9 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.days import days_card
-from api.dashboard.forms import Form, form_dialog, show_secret
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog, show_secret
 from api.dashboard.frame import frame, load, page
-from api.dashboard.tenant_form import NAME_LENGTH, ask_to_edit
+from api.dashboard.tenant_form import ask_to_edit
 from api.dashboard.texts import number, tr, tr_all
 from api.dashboard.user import MOST, AdminUser, User
 from difffit.models import Key, Tenant

@@ -3,10 +3,9 @@
 from nicegui import ui
 
 from api.dashboard import kit, words
-from api.dashboard.forms import Form, form_dialog
+from api.dashboard.forms import NAME_LENGTH, Form, form_dialog
 from api.dashboard.frame import frame, page
 from api.dashboard.lists import filter_buttons, pager
-from api.dashboard.tenant_form import NAME_LENGTH
 from api.dashboard.texts import number, tr
 from api.dashboard.user import AdminUser, User
 from difffit.models import Tenant

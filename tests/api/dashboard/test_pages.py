@@ -56,6 +56,17 @@ def test_active_version_is_shown_and_used_behind_a_hundred_newer_ones(
     assert f"Active (version {1})" in browser.get(f"/dashboard/domains/{domain}/playground").text
 
 
+def test_many_domains_are_searched_by_name(browser: Browser, tenant: Client, domain: str) -> None:
+    assert "Name contains" not in browser.get("/dashboard/domains").text
+    for number in range(24):
+        tenant.made("/v1/domains", {"name": f"Style {number}"})
+    assert "Name contains" in browser.get("/dashboard/domains").text
+    matches = browser.get("/dashboard/domains?name=fru").text
+    assert f"/domains/{domain}" in matches
+    assert "Style 1" not in matches
+    assert "No domain matches" in browser.get("/dashboard/domains?name=nothing").text
+
+
 def test_read_only_key_is_told_what_it_cannot_do(browser: Browser, pages: Api, tenant: Client, domain: str) -> None:
     tenant.upload(f"/v1/domains/{domain}/datasets", images_zip())
     validate_datasets(pages.services)

@@ -13,10 +13,13 @@ class AsyncDomains:
         body = given({"name": name, "description": description})
         return await self._session.call("POST", "/v1/domains", Domain, body=body)
 
-    def list(self, limit: int | None = None, *, name: str | None = None) -> AsyncPages[Domain]:
+    def list(
+        self, limit: int | None = None, *, name: str | None = None, name_contains: str | None = None
+    ) -> AsyncPages[Domain]:
         """Yields your domains, newest first: at most `limit`, or all if it is None. With `name`, yields only the domain
-        with this name."""
-        return self._session.pages("/v1/domains", DomainList, limit, {"name": name})
+        with this name; with `name_contains`, only domains whose name contains this text, in upper or lower case."""
+        query = {"name": name, "name_contains": name_contains}
+        return self._session.pages("/v1/domains", DomainList, limit, query)
 
     async def get(self, id: str) -> Domain:
         return await self._session.call("GET", "/v1/domains/{id}", Domain, id=id)

@@ -14,10 +14,13 @@ class Domains:
         body = given({"name": name, "description": description})
         return self._session.call("POST", "/v1/domains", Domain, body=body)
 
-    def list(self, limit: int | None = None, *, name: str | None = None) -> Pages[Domain]:
+    def list(
+        self, limit: int | None = None, *, name: str | None = None, name_contains: str | None = None
+    ) -> Pages[Domain]:
         """Yields your domains, newest first: at most `limit`, or all if it is None. With `name`, yields only the domain
-        with this name."""
-        return self._session.pages("/v1/domains", DomainList, limit, {"name": name})
+        with this name; with `name_contains`, only domains whose name contains this text, in upper or lower case."""
+        query = {"name": name, "name_contains": name_contains}
+        return self._session.pages("/v1/domains", DomainList, limit, query)
 
     def get(self, id: str) -> Domain:
         return self._session.call("GET", "/v1/domains/{id}", Domain, id=id)

@@ -32,9 +32,13 @@ def create(
 
 
 @command(app, "list")
-def list_domains(state: State, limit: LimitOption = None) -> None:
+def list_domains(
+    state: State,
+    limit: LimitOption = None,
+    name: Annotated[str | None, typer.Option(help="List only domains whose name contains this text.")] = None,
+) -> None:
     """List your domains, newest first."""
-    domains = list(state.client.domains.list(limit))
+    domains = list(state.client.domains.list(limit, name_contains=name))
     columns = {
         "id": lambda domain: domain.id,
         "name": lambda domain: domain.name,
