@@ -29,6 +29,8 @@ class Kind:
     running: str = "running"
     succeeded: str = "succeeded"
     failed: str = "failed"
+    cleared: tuple[str, ...] = ()
+    """Columns that become None when a job ends."""
 
 
 KINDS: dict[type[Any], Kind] = {
@@ -39,6 +41,7 @@ KINDS: dict[type[Any], Kind] = {
         running="validating",
         succeeded="ready",
         failed="rejected",
+        cleared=("to_fetch",),  # its URLs may be signed
     ),
     Finetune: Kind("finetune", "finetune.run"),
     Generation: Kind("generate", "generate.run"),
@@ -98,8 +101,8 @@ def finish(session: Session, job: JobRow, status: str, **details: Any) -> None:
     are added to the data of this event."""
     job.status = status
     job.lease_expires_at = job.not_before = None
-    if isinstance(job, Dataset):
-        job.to_fetch = None  # its URLs may be signed
+    for column in KINDS[type(job)].cleared:
+        setattr(job, column, None)
     job.finished_at = database_now(session)
     events.job_ended(session, job)
     report(session, job, "status", {"status": status, **details})
