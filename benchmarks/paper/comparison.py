@@ -19,6 +19,7 @@ from rich.console import Console
 
 from benchmarks.bundled_base.pictures import Artist, alike
 from benchmarks.paper import domains
+from benchmarks.paper.beside import beside_the_paper
 from benchmarks.paper.cells import Bench, Budget
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.plan import plan
@@ -93,7 +94,20 @@ class Comparison:
             f"{yardstick}:\n\n{self._table(cells, names, yardstick)}\n\n{self._nearest(cells, names, yardstick)}"
             for yardstick in yardsticks
         ]
-        write_markdown(record.path.with_suffix(".md"), self.title, header, [text, *tables, *_of_time(cells)])
+        beside = self._beside(cells, names, yardsticks)
+        write_markdown(record.path.with_suffix(".md"), self.title, header, [text, *tables, *_of_time(cells), *beside])
+
+    def _beside(self, cells: Sequence[Cell], names: Sequence[str], yardsticks: Sequence[str]) -> Iterator[str]:
+        """Yields the comparison with the paper's table, if the paper's has several data sets."""
+        if not all(system.fids for system in self.systems):
+            return
+        measured = {
+            yardstick: {system.name: _means(cells, system.name, names, yardstick) for system in self.systems}
+            for yardstick in yardsticks
+        }
+        times = {system.name: _relative_time(cells, system.name) for system in self.systems}
+        trains = {cell["system"]: cell["trainable"] for cell in cells if "trainable" in cell}
+        yield from beside_the_paper(self.systems, measured, times, trains)
 
     def _rows(self) -> Iterator[tuple[str, float | None]]:
         """Yields the name and the paper's FID of each row of the table."""
@@ -104,10 +118,7 @@ class Comparison:
 
     def _nearest(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
         """Returns a sentence that names, for each domain, the system with the least mean distance over the seeds."""
-        distances = {
-            row: [statistics.mean(values) for name in names if (values := _values(cells, row, name, yardstick))]
-            for row, _ in self._rows()
-        }
+        distances = {row: _means(cells, row, names, yardstick) for row, _ in self._rows()}
         whole = {name: means for name, means in distances.items() if len(means) == len(names)}
         if not whole:
             return "No system has been measured on all domains yet."
@@ -158,6 +169,12 @@ def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Itera
 
 def _values(cells: Sequence[Cell], system: str, domain: str, yardstick: str) -> list[float]:
     return [cell[yardstick] for cell in cells if cell["system"] == system and cell["domain"] == domain]
+
+
+def _means(cells: Sequence[Cell], system: str, domains: Sequence[str], yardstick: str) -> list[float]:
+    """Returns the means over the seeds, for each domain on which the system has been measured."""
+    values = (_values(cells, system, domain, yardstick) for domain in domains)
+    return [statistics.mean(some) for some in values if some]
 
 
 def _over(domains: Sequence[Sequence[float]]) -> str:

@@ -3,16 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from PIL import Image
 
+from benchmarks.paper.beside import beside_the_paper
 from benchmarks.paper.cells import fitted
 from benchmarks.paper.comparison import COMPARISONS, Cell
 from benchmarks.paper.domains import load_folder
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parsed, parser_of
-from benchmarks.paper.systems import TABLE_1, TABLE_4A, TABLE_4B
+from benchmarks.paper.systems import DATASETS, TABLE_1, TABLE_4A, TABLE_4B
 from core.artifact.sites import Sites
 from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.drawings import is_held_out
@@ -56,6 +58,25 @@ def test_nearest_system_is_reported_per_domain_and_by_mean() -> None:
     nearest = COMPARISONS["table1"]._nearest(cells, ("A", "B"), "feature distance")
     by_mean = "DiffFit (11.50), Full Fine-tuning (20.00), LoRA-R8 (30.50)"
     assert nearest == f"Nearest: Full Fine-tuning to A, LoRA-R8 to B; by the mean {by_mean}."
+
+
+def test_means_of_the_papers_fids_are_those_that_it_prints() -> None:
+    for system in TABLE_1:
+        assert len(system.fids) == len(DATASETS)
+        assert mean(system.fids) == pytest.approx(system.fid, abs=0.007), system.name
+
+
+def test_measured_table_is_put_beside_the_papers() -> None:
+    scores = {system.name: [10.0 + place, 20.0] for place, system in enumerate(TABLE_1)} | {"DiffFit": [5.0, 40.0]}
+    names = list(scores)
+    times, trains = dict.fromkeys(names, "0.50x"), dict.fromkeys(names, 2000) | {"DiffFit": 5}
+    part, fids = beside_the_paper(TABLE_1, {"distance": scores}, times, trains)
+    rows = {line.split(" | ")[0].strip("| "): line for line in part.splitlines()}
+    assert rows["DiffFit"] == ("| DiffFit | 1.00 | 0.92 | 1 | 1 | 1 of 2 | 5 of 8 | 0.25 % | 0.12 % | 0.50x | 0.49x |")
+    assert rows["LoRA-R8"].startswith("| LoRA-R8 | 1.22 | 5.06 | 7 | 7 | 0 of 2 | 0 of 8 |")
+    assert "| LoRA-R8 | 33.75 | 32.53 |" in fids
+    unfinished = scores | {"BitFit": [3.0]}
+    assert list(beside_the_paper(TABLE_1, {"distance": unfinished}, times, trains)) == []
 
 
 def test_table_without_full_fine_tuning_has_no_relative_time() -> None:
