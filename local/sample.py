@@ -73,6 +73,7 @@ class Run:
             adapter_slots=settings.max_batch_rows or GPU_SIZES[-1],  # fewer would lower `max_rows`
             max_rows=settings.max_batch_rows,
             exact=settings.exact,
+            fp8=settings.fp8,
             host_cache_bytes=settings.host_cache_bytes,
             max_waiting=settings.max_waiting_images,
             training_share=0.0,

@@ -23,6 +23,7 @@ class Gpu(Resident):
             adapter_slots=settings.adapter_slots,
             max_rows=settings.max_batch_rows,
             exact=settings.exact,
+            fp8=settings.fp8,
             host_cache_bytes=settings.host_cache_bytes,
             max_waiting=settings.max_waiting_images,
             training_share=settings.training_share,

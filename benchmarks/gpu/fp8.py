@@ -1,25 +1,29 @@
-"""Measures the matrix products of the frozen layers in fp8, with a scale per weight channel and a scale per token."""
+"""Measures fp8 with a scale per weight channel and per token: the frozen layers' products, and a whole forward."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.gpu.device import milliseconds, relative_error
+from benchmarks.gpu.device import graphed, milliseconds, relative_error
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import layer_products
 from benchmarks.gpu.session import recorded
-
-FP8 = torch.float8_e4m3fn
-MAX = torch.finfo(FP8).max
+from core.ml.model.folding import folded_forward, fp8_weights
+from core.ml.model.kernels import Fp8Weight, fp8_product, quantized
 
 
 @torch.inference_mode()
 def measure(lab: Lab, result: dict[str, Any]) -> None:
-    """Measures the four matrix products of a block at the main batch size in fp8 and in bf16, and the error of each
-    relative to float64."""
-    result["layers"] = []
+    """Measures a mixed forward and the four matrix products of a block at the main batch size, in fp8 and in bf16:
+    time, and the error relative to the forward in fp32 and to the products in float64."""
+    forward: dict[str, Any] = {"rows": lab.size.main_rows}
+    result["forward"], result["layers"] = forward, []
+    with recorded(forward):
+        forward |= _forward(lab)
     rows = lab.size.main_rows * lab.config.tokens
     for name, (inputs, outputs) in layer_products(lab.config).items():
         x = torch.randn(rows, inputs, device=lab.device, dtype=torch.bfloat16)
@@ -30,28 +34,28 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
             layer |= _product(lab, x, weight)
 
 
-def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantizes [M, K] to fp8, and returns the result [M, K] and the scale of each row [M, 1] in fp32."""
-    scale = x.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / MAX
-    return (x / scale).to(FP8), scale
-
-
-def product(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
-    """Returns x [M, K] @ weight [N, K]^T as bf16 [M, N]. Both operands are fp8 with one scale per row. On a CPU the
-    product is computed in fp32."""
-    if not x.is_cuda:
-        return ((x.float() @ weight.float().t()) * x_scale * weight_scale.t()).bfloat16()
-    scales = {"scale_a": x_scale, "scale_b": weight_scale.t()}
-    return torch._scaled_mm(x, weight.t(), **scales, out_dtype=torch.bfloat16, use_fast_accum=True)
+def _forward(lab: Lab) -> dict[str, Any]:
+    x, t, y = lab.batch(lab.size.main_rows)
+    classes, vectors = lab.classes(y), lab.table(len(x))
+    lab.dit.positions_for(x.shape[-1])
+    in_bf16: Callable[[], Tensor] = partial(folded_forward, lab.dit, x, t, classes, vectors)
+    in_fp8: Callable[[], Tensor] = partial(folded_forward, lab.dit, x, t, classes, vectors, fp8_weights(lab.dit))
+    in_fp32 = folded_forward(lab.dit_in(torch.float32), x[:8], t[:8], classes[:8], vectors[:8])
+    return {
+        "bf16_ms": milliseconds(graphed(in_bf16, lab.device), lab.device, lab.size.seconds),
+        "fp8_ms": milliseconds(graphed(in_fp8, lab.device), lab.device, lab.size.seconds),
+        "bf16_relative_error": relative_error(in_bf16()[:8], in_fp32),
+        "fp8_relative_error": relative_error(in_fp8()[:8], in_fp32),
+    }
 
 
 def _product(lab: Lab, x: Tensor, weight: Tensor) -> dict[str, Any]:
-    seconds, (small_x, x_scale), (small_weight, weight_scale) = lab.size.seconds, quantized(x), quantized(weight)
+    values, scales = quantized(x)
+    small_weight = Fp8Weight.of(weight)
     reference = x[:256].double() @ weight.double().t()
-    result = product(small_x, x_scale, small_weight, weight_scale)
-    operations = 2 * x.shape[0] * weight.numel()
+    seconds, operations = lab.size.seconds, 2 * x.shape[0] * weight.numel()
     bf16_ms = milliseconds(lambda: F.linear(x, weight), lab.device, seconds)
-    fp8_ms = milliseconds(lambda: product(small_x, x_scale, small_weight, weight_scale), lab.device, seconds)
+    fp8_ms = milliseconds(lambda: fp8_product(values, scales, small_weight), lab.device, seconds)
     return {
         "bf16_ms": bf16_ms,
         "fp8_ms": fp8_ms,
@@ -59,5 +63,5 @@ def _product(lab: Lab, x: Tensor, weight: Tensor) -> dict[str, Any]:
         "fp8_tflops": operations / fp8_ms / 1e9,
         "quantization_ms": milliseconds(lambda: quantized(x), lab.device, seconds),
         "bf16_relative_error": relative_error(F.linear(x, weight)[:256], reference),
-        "fp8_relative_error": relative_error(result[:256], reference),
+        "fp8_relative_error": relative_error(fp8_product(values, scales, small_weight)[:256], reference),
     }

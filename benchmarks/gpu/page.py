@@ -226,12 +226,13 @@ def _fused(result: Result) -> str:
 
 
 def _fp8(result: Result) -> str:
+    rows = [{"name": f"a forward of {forward['rows']} rows"} | forward] if (forward := result.get("forward")) else []
     return _table(
-        result["layers"],
+        [*rows, *result["layers"]],
         ("product", "name"),
         ("bf16, ms", "bf16_ms"),
         ("fp8, ms", "fp8_ms"),
-        ("quantization, ms", "quantization_ms"),
+        ("quantization, ms", lambda row: row.get("quantization_ms")),
         ("error, bf16", "bf16_relative_error"),
         ("error, fp8", "fp8_relative_error"),
     )

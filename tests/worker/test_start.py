@@ -10,6 +10,7 @@ CASES = {
     "no base": ({"DIFFFIT_BASE_MODEL": "/nowhere/at-all"}, "The base '/nowhere/at-all' cannot be loaded"),
     "not a base": ({"DIFFFIT_BASE_MODEL": str(Path(__file__).parent)}, "cannot be loaded"),
     "no database": ({"DIFFFIT_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "The database does not respond"),
+    "no fp8": ({"DIFFFIT_FP8": "true"}, "DIFFFIT_FP8: needs an NVIDIA GPU of compute capability 8.9"),
     "no storage": ({"DIFFFIT_STORAGE_URL": "file:///proc/nowhere"}, "The object store does not respond"),
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from core.artifact.sites import CLASS_TABLE, GUIDANCE
 from core.ml.model.device import pinned
 from core.ml.model.dit import DiT
-from core.ml.model.folding import VectorLayout, fold
+from core.ml.model.folding import VectorLayout, fold, fp8_weights
 
 BASE_SLOT = 0
 Key = tuple[tuple[str, ...], float, float]
@@ -61,10 +61,11 @@ class FoldedAdapter:
 
 class AdapterBank:
     """The table of folded adapters on the device, [slots + 1, P] in the base's dtype, with LRU eviction. Only one
-    thread may call `activate`; any thread may call `fold`."""
+    thread may call `activate`; any thread may call `fold`. With `fp8`, it also holds weights of the base in fp8."""
 
-    def __init__(self, dit: DiT, slots: int) -> None:
+    def __init__(self, dit: DiT, slots: int, *, fp8: bool = False) -> None:
         self.dit, self.slots = dit, slots
+        self.fp8 = fp8_weights(dit) if fp8 else {}
         self.device, self.dtype = dit.positions.device, dit.positions.dtype
         self.table = torch.zeros(slots + 1, VectorLayout(dit.config).length, dtype=self.dtype, device=self.device)
         self.table[BASE_SLOT] = fold(dit, {})

@@ -77,6 +77,11 @@ def use_device(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
+def has_fp8(device: torch.device) -> bool:
+    """Returns whether the device multiplies matrices in fp8 with a scale per row."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Returns a host tensor in pinned memory, from which a copy to `device` does not block the host. Returns the tensor
     itself if `device` is not a GPU."""

@@ -16,6 +16,7 @@ Letters in shapes: B images, N tokens, D hidden size, L blocks, P vector length 
 """
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -24,8 +25,15 @@ from torch import Tensor
 
 from core.artifact.base import BaseConfig
 from core.ml.model.dit import Block, DiT, linear_in, patchify, timestep_features, unpatchify
-from core.ml.model.functions import batch_invariant_linear, linear
-from core.ml.model.kernels import attention, linear_gated_norm, linear_gelu, modulated_norm
+from core.ml.model.functions import batch_invariant_linear
+from core.ml.model.kernels import (
+    Fp8Weight,
+    attention,
+    frozen_linear,
+    linear_gated_norm,
+    linear_gelu,
+    modulated_norm,
+)
 from core.ml.model.kernels.plain import wide
 
 Norm = tuple[Tensor, Tensor, float]
@@ -89,12 +97,26 @@ def fold(dit: DiT, tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([*single, *(vectors[name].flatten() for name in layout.blocks)])
 
 
-def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Tensor) -> Tensor:
+def fp8_weights(dit: DiT) -> dict[Tensor, Fp8Weight]:
+    """Returns the weights of the blocks' four matrix products in fp8, by the weights that they replace."""
+    weights = [weight for block in _blocks(dit) for weight in _weights(block)]
+    return {weight: Fp8Weight.of(weight.detach()) for weight in weights}
+
+
+def folded_forward(
+    dit: DiT,
+    x: Tensor,
+    t: Tensor,
+    classes: Tensor,
+    vectors: Tensor,
+    fp8: Mapping[Tensor, Fp8Weight] = MappingProxyType({}),
+) -> Tensor:
     """Computes the model's output [B, 2C, H, W] with an adapter per image: x [B, C, H, W], t [B], classes [B, D] class
     embeddings, vectors [B, P] the folded adapters.
 
     Each image's output equals that of `dit(x, t, y, adapter)` with its adapter, up to rounding; so do the gradients of
-    classes and vectors.
+    classes and vectors. With the weights that `fp8_weights` returns it computes the blocks' products in fp8, without
+    gradients; an output still depends on its own image only.
     """
     config, positions, layout = dit.config, dit.positions_for(x.shape[-1]), VectorLayout(dit.config)
     row = layout.split(vectors)
@@ -108,14 +130,13 @@ def folded_forward(dit: DiT, x: Tensor, t: Tensor, classes: Tensor, vectors: Ten
         for one in zip(*(row[n].unbind(1) for n in layout.blocks), strict=True)
     ]
     for block, own in zip(_blocks(dit), blocks, strict=True):
-        weight = block.attn.qkv.weight
-        qkv = linear(normal, weight, None) if torch.is_grad_enabled() else F.linear(normal, weight)
+        to_qkv, to_proj, to_fc1, to_fc2 = (fp8.get(weight, weight) for weight in _weights(block))
+        qkv = frozen_linear(normal, to_qkv)
         affine = (own["query.scale"], own["query.shift"], own["value.scale"], own["value.shift"])
         mixed = attention(qkv, *affine, block.attn.num_heads)
-        weight = block.attn.proj.weight
-        x, normal = linear_gated_norm(mixed, weight, own["proj.bias"], next(gates), x, *next(norms), save_input=True)
-        hidden = linear_gelu(normal, block.mlp.fc1.weight, own["fc1.bias"])
-        x, normal = linear_gated_norm(hidden, block.mlp.fc2.weight, own["fc2.bias"], next(gates), x, *next(norms))
+        x, normal = linear_gated_norm(mixed, to_proj, own["proj.bias"], next(gates), x, *next(norms), save_input=True)
+        hidden = linear_gelu(normal, to_fc1, own["fc1.bias"])
+        x, normal = linear_gated_norm(hidden, to_fc2, own["fc2.bias"], next(gates), x, *next(norms))
     y = F.linear(normal, dit.final_layer.linear.weight)
     return unpatchify(torch.addcmul(wide(row["final.shift"], y), y, wide(row["final.scale"], y)), config)
 
@@ -157,6 +178,11 @@ def _modulation(dit: DiT, c: Tensor, row: Mapping[str, Tensor]) -> tuple[Iterato
 
 def _blocks(dit: DiT) -> list[Block]:
     return [cast(Block, block) for block in dit.blocks]
+
+
+def _weights(block: Block) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the weights of a block's products with all tokens, in the order in which the forward pass uses them."""
+    return block.attn.qkv.weight, block.attn.proj.weight, block.mlp.fc1.weight, block.mlp.fc2.weight
 
 
 class _Folder:

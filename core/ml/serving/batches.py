@@ -98,7 +98,8 @@ def make_batch(size: int, states: StateTable, bank: AdapterBank) -> Batch:
     def compute() -> Outcome:
         slots, class_rows, timesteps, adapters, partners = inputs[:GUIDANCE].long().unbind()
         x, vectors = latents.index_select(0, slots), bank.table.index_select(0, adapters)
-        output = folded_forward(bank.dit, x, timesteps, classes.index_select(0, class_rows), vectors).float()
+        embeddings = classes.index_select(0, class_rows)
+        output = folded_forward(bank.dit, x, timesteps, embeddings, vectors, bank.fp8).float()
         conditional, interpolation = output.chunk(2, dim=1)
         unconditional = conditional.index_select(0, partners)
         predicted = guided_noise(conditional, unconditional, inputs[GUIDANCE], config.guidance_channels)

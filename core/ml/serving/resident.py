@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from core.artifact.errors import ChecksumMismatch
+from core.artifact.errors import ChecksumMismatch, InvalidRequest
 from core.artifact.file import check_against, decode
 from core.ml.model.bank import AdapterBank
 from core.ml.model.checkpoint import LoadedBase, load_base
-from core.ml.model.device import use_device
+from core.ml.model.device import has_fp8, use_device
 from core.ml.serving.cache import AdapterCache
 from core.ml.serving.engine import Engine
 from core.ml.serving.forwards import buckets_for, step_rows
@@ -39,7 +39,8 @@ class Resident:
     `Engine`.
 
     `max_rows` limits the batch rows of a step; the device's own limit may be lower. `exact` makes an image on a GPU
-    independent of what else is in the batch. `adapter_slots` is the number of adapters in the device's table.
+    independent of what else is in the batch. `fp8` computes most of a step in fp8, for which it raises InvalidRequest
+    on a device without fp8. `adapter_slots` is the number of adapters in the device's table.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Resident:
         adapter_slots: int,
         max_rows: int | None,
         exact: bool,
+        fp8: bool = False,
         host_cache_bytes: int,
         max_waiting: int,
         training_share: float,
@@ -56,7 +58,9 @@ class Resident:
     ) -> None:
         self.base = base
         self.device = base.dit.positions.device
-        self.bank = AdapterBank(base.dit, adapter_slots)
+        if fp8 and not has_fp8(self.device):
+            raise InvalidRequest("DIFFFIT_FP8", "needs an NVIDIA GPU of compute capability 8.9 or higher.")
+        self.bank = AdapterBank(base.dit, adapter_slots, fp8=fp8)
         self.max_rows = min(step_rows(self.device, max_rows), adapter_slots)
         """Max batch rows in one sampling step."""
         buckets = buckets_for(self.device, self.max_rows, exact=exact)

@@ -195,3 +195,19 @@ def affine_backward(
     sums_into = sums_at + (image * tl.num_programs(1) + part) * 2 * D + columns
     tl.store(sums_into, tl.sum(sum_scale, 0), mask=inside)
     tl.store(sums_into + D, tl.sum(sum_shift, 0), mask=inside)
+
+
+@triton.jit
+def quantized(
+    x_at, values_at, scales_at, count, largest, smallest_scale,
+    D: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    columns = tl.arange(0, BLOCK)
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = rows < count
+    mask = inside[:, None] & (columns < D)[None, :]
+    at = rows[:, None] * D + columns[None, :]
+    x = tl.load(x_at + at, mask=mask, other=0.0).to(tl.float32)
+    scales = tl.maximum(tl.max(tl.abs(x), 1) / largest, smallest_scale)
+    tl.store(values_at + at, x / scales[:, None], mask=mask)
+    tl.store(scales_at + rows, scales, mask=inside)

@@ -10,7 +10,7 @@ Letters in shapes: B images, N tokens, D features.
 
 from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,51 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
     return _kernels(x).modulated_norm(x, shift, scale, eps)  # type: ignore[no-any-return]
 
 
+class Fp8Weight(NamedTuple):
+    """Frozen weight of a linear layer in fp8. A product with it takes its input in fp8 too, with a scale per token, and
+    has no gradients. A tensor core multiplies fp8 at twice the rate of bf16."""
+
+    values: Tensor
+    """[out, in]"""
+    scales: Tensor
+    """[out, 1] in fp32: the weight is values * scales"""
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Fp8Weight":
+        return cls(*quantized(weight))
+
+
+Weight = Tensor | Fp8Weight
+
+
+def frozen_linear(x: Tensor, weight: Weight) -> Tensor:
+    """Returns x @ weight^T: x [B, N, in], weight [out, in] -> [B, N, out]. Saves nothing."""
+    if isinstance(weight, Fp8Weight):
+        values, scales = quantized(x.flatten(0, 1))
+        return fp8_product(values, scales, weight).to(x.dtype).view(*x.shape[:2], -1)
+    return linear(x, weight, None) if torch.is_grad_enabled() else F.linear(x, weight)
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x [M, K] divided by a scale per row, in fp8, and these scales [M, 1] in fp32."""
+    return _kernels(x).quantized(x)  # type: ignore[no-any-return]
+
+
+def fp8_product(values: Tensor, scales: Tensor, weight: Fp8Weight) -> Tensor:
+    """Returns (values * scales) @ weight^T: values [M, K] in fp8, scales [M, 1], weight [N, K] -> [M, N], on a GPU in
+    bf16, on a CPU in fp32."""
+    if not values.is_cuda:
+        return (values.float() @ weight.values.float().t()) * scales * weight.scales.t()
+    of_rows = {"scale_a": scales, "scale_b": weight.scales.t()}
+    result: Tensor = torch._scaled_mm(
+        values, weight.values.t(), **of_rows, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    return result
+
+
 def linear_gated_norm(
     branch: Tensor,
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
     gate: Tensor,
     x: Tensor,
@@ -57,7 +99,7 @@ def linear_gated_norm(
     return _kernels(x).gated_norm(x, y, rest, gate=gate, shift=shift, scale=scale, eps=eps, in_place=True)  # type: ignore[no-any-return]
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear_gelu(x: Tensor, weight: Weight, bias: Tensor) -> Tensor:
     """Returns GELU(x @ weight^T + bias): x [B, N, in], weight [D, in], bias [B, D] -> [B, N, D]. Saves the product."""
     return gelu(*_product(x, weight, bias))
 
@@ -183,14 +225,14 @@ class _Affine(Function):
         return _kernels(grad).affine_backward(grad.contiguous(), *ctx.saved_tensors)  # type: ignore[no-any-return]
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
+def _product(x: Tensor, weight: Weight, bias: Tensor) -> tuple[Tensor, Tensor | None]:
     """Returns x @ weight^T and the bias [B, out] that is still to be added, or None if the product contains it.
 
     On a CPU the bias is copied to every token, and the product is added to the copies. PyTorch does the same for a bias
     that all images share, so a bias per image costs no more.
     """
-    if not x.is_cpu:
-        return F.linear(x, weight), bias
+    if isinstance(weight, Fp8Weight) or not x.is_cpu:
+        return frozen_linear(x, weight), bias
     if records(x, bias):
         return linear(x, weight, bias.to(x.dtype)), None
     y = bias.to(x.dtype).unsqueeze(1).repeat(1, x.shape[1], 1)

@@ -18,6 +18,10 @@ _SLOPE = 2 * math.sqrt(2 / math.pi)
 _CUBE = 0.044715
 _PART = 2**16
 """Number of values in one part."""
+FP8 = torch.float8_e4m3fn
+LARGEST_FP8 = torch.finfo(FP8).max
+SMALLEST_SCALE = 1e-12
+"""Scale of a row of zeros, in place of 0."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -149,6 +153,13 @@ def query_backward(
     into_key.copy_(grad_key)
     into_value.copy_(grad_value)
     return grad_qkv, grad_scale, grad_shift
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x [M, D] divided by a scale per row, in fp8, and these scales [M, 1] in fp32, with which a row's largest
+    value becomes the largest number of fp8."""
+    scale = (x.abs().amax(1, keepdim=True).float() / LARGEST_FP8).clamp(min=SMALLEST_SCALE)
+    return (x.float() / scale).to(FP8), scale
 
 
 def _norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

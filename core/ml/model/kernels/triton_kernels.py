@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from core.ml.model.kernels import device_code
+from core.ml.model.kernels.plain import FP8, LARGEST_FP8, SMALLEST_SCALE
 
 SUMMED_TOKENS = 32
 """Number of tokens over which one program sums gradients, in kernels that compute each feature independently."""
@@ -131,6 +132,17 @@ def query_backward(
     scaled and shifted query, the key and the value [B, N, D]."""
     x = qkv.chunk(3, dim=-1)[0]
     return _affine_backward((grad_query, grad_key, grad_value), x, scale, torch.empty_like(qkv), is_query=True)
+
+
+def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x [M, D] divided by a scale per row, in fp8, and these scales [M, 1] in fp32."""
+    values, scales = torch.empty_like(x, dtype=FP8), torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
+    block: int = triton.next_power_of_2(x.shape[1])
+    rows = max(1, _TILE // block)
+    device_code.quantized[(triton.cdiv(len(x), rows),)](
+        x, values, scales, len(x), LARGEST_FP8, SMALLEST_SCALE, D=x.shape[1], BLOCK=block, ROWS=rows, num_warps=8,
+    )  # fmt: skip
+    return values, scales
 
 
 def _affine_backward(

@@ -8,7 +8,7 @@ from torch import Tensor
 from core.artifact.base import BaseConfig
 from core.artifact.sites import CLASS_TABLE
 from core.ml.model.adapter import TensorAdapter
-from core.ml.model.folding import VectorLayout, fold, folded_forward
+from core.ml.model.folding import VectorLayout, fold, folded_forward, fp8_weights
 from tests.core.ml.model.small import CONFIG, FOLDING, batch, difference, fresh_tensors, random_dit, random_tensors
 
 
@@ -96,6 +96,20 @@ def test_each_owner_of_a_mixed_batch_gets_the_gradients_of_its_own_rows() -> Non
         grads = torch.autograd.grad(together, [*adapter.values()], retain_graph=True)
         for site, grad, reference in zip(adapter, grads, expected, strict=True):
             assert float((grad - reference).abs().max()) <= 1e-9 * float(reference.abs().max()) + 1e-9, site
+
+
+def test_forward_in_fp8_is_near_the_forward_and_rows_stay_independent() -> None:
+    dit = random_dit()
+    x, t, y = batch(size=6)
+    classes, vectors = dit.y_embedder.embedding_table.weight[y], fold(dit, random_tensors(dit, "paper")).expand(6, -1)
+    weights = fp8_weights(dit)
+    assert len(weights) == 4 * CONFIG.depth
+    with torch.inference_mode():
+        expected = folded_forward(dit, x, t, classes, vectors)
+        output = folded_forward(dit, x, t, classes, vectors, weights)
+        solo = folded_forward(dit, x[2:3], t[2:3], classes[2:3], vectors[2:3], weights)
+    assert 0.001 < float((output - expected).norm() / expected.norm()) < 0.1
+    assert difference(solo, output[2:3]) < 1e-4
 
 
 def test_forward_compiles_to_one_graph_and_changes_no_input() -> None:

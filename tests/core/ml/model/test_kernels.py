@@ -105,6 +105,29 @@ def test_gradients_of_query_key_and_value_get_into_one_tensor(
     assert torch.equal(grad_qkv[..., d:], torch.cat(grads[1:], -1))
 
 
+@pytest.mark.parametrize("shape", [(5, 24), (33, 48), (3, 1152)])
+def test_quantization_is_its_twin(triton_kernels: ModuleType, shape: tuple[int, int]) -> None:
+    """Leaves out values that Triton's interpreter does not round as a GPU does: those that become a power of two, and
+    those below fp8's smallest normal number."""
+    x = numbers(*shape)
+    x[0], x[1, 0], x[2] = 0, 1e4, x[2] * 1e-9
+    (values, scales), (expected, expected_scales) = triton_kernels.quantized(x), plain.quantized(x)
+    assert torch.equal(scales, expected_scales)
+    compared = (expected.float().abs() >= 2**-6) & (expected.float().abs().log2() % 1 != 0)
+    assert compared.float().mean() > 0.3
+    assert torch.equal(values.float()[compared], expected.float()[compared])
+
+
+def test_quantized_values_are_within_a_sixteenth() -> None:
+    """fp8 has three bits behind the leading one, so that rounding changes a value by at most 1/16 of it. Values below
+    1/64 of fp8's scale are rounded to multiples of 1/512."""
+    x = numbers(50, 200, scale=7)
+    values, scales = plain.quantized(x)
+    error = (values.float() * scales - x).abs()
+    assert bool((error <= x.abs() / 16 + scales / 1000).all())
+    assert torch.equal(values.float().abs().amax(1), torch.full((50,), 448.0))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_zeros_give_finite_results(triton_kernels: ModuleType, shape: tuple[int, int, int]) -> None:
     zero, vector = torch.zeros(shape), torch.zeros(shape[0], shape[2])
