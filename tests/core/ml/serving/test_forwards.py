@@ -162,3 +162,14 @@ def test_batch_sizes_follow_the_device() -> None:
     assert buckets_for(gpu, 300) == (*buckets_for(gpu, 128), 192, 256, 300)
     assert buckets_for(gpu, 2) == (2,)
     assert (buckets_for(cpu, 20, exact=True), buckets_for(gpu, 20, exact=True)) == ((24,), (20,))
+
+
+def test_steps_in_fp8_are_near_those_without(
+    bank: AdapterBank, adapters: list[FoldedAdapter | None], autoencoder: Autoencoder
+) -> None:
+    small = AdapterBank(bank.dit, 8, fp8=True)
+    first, second = (Stepping(Runner(some, autoencoder, (16,)), adapters) for some in (bank, small))
+    first.step()
+    second.step()
+    for latent, expected in zip(second.current(), first.current(), strict=True):
+        assert 0 < float((latent - expected).norm() / expected.norm()) < 0.2
