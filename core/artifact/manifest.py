@@ -73,6 +73,13 @@ def learned_guidance(training: Mapping[str, Any]) -> float | None:
     return float(value) if _is_number(value) and value > 1 else None
 
 
+def trained_steps(training: Mapping[str, Any]) -> int:
+    """Returns the number of steps that trained an adapter, from its manifest's training settings; 0 if they do not say
+    it."""
+    value: Any = training.get("adapter_step", training.get("steps"))
+    return value if isinstance(value, int) and value > 0 else 0
+
+
 def is_text(value: Any) -> bool:
     """Returns whether a value is a short text without control characters and unpaired surrogates, which databases and
     terminals reject. Allows the invisible joiners of emoji and of Indic and Persian script, and the tag characters of

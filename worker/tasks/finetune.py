@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from core.artifact.file import Artifact, decode
+from core.artifact.manifest import trained_steps
 from core.artifact.png import encode_png
 from core.artifact.sites import Sites
 from core.ml.serving.trainings import Training
@@ -53,6 +54,7 @@ class _Start:
     key: str
     sha256: str
     class_names: tuple[str, ...]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class FinetuneRun(Attempt[Finetune]):
     def work(self) -> None:
         if (start := self.job.start) is not None:
             tensors = self.context.gpu.tensors(start.sha256, self.context.store.get(start.key, start.sha256))
-            point = StartingPoint(start.sha256, tensors, start.class_names)
+            point = StartingPoint(start.sha256, tensors, start.class_names, start.steps)
             self.job = replace(self.job, plan=replace(self.job.plan, start=point))
         outcomes = self.context.outcomes
         self.outcome: Outcome = outcomes.pop(self.claim.id, None) or self._train(self.job)
@@ -220,4 +222,5 @@ def _start(session: Session, adapter_id: str | None) -> _Start | None:
     if adapter_id is None:
         return None
     adapter = require(session, Adapter, "adapter", adapter_id)
-    return _Start(adapter.object_key, adapter.sha256, tuple(adapter.class_names))
+    steps = trained_steps(adapter.manifest.get("training", {}))
+    return _Start(adapter.object_key, adapter.sha256, tuple(adapter.class_names), steps)

@@ -119,6 +119,9 @@ def _finetune(
     settings = plan.training
     shared: dict[str, Any] = {"processes": processes, "frozen": frozen, "max_rows": max_rows}
     trainer = Trainer(dit, start, latents, settings.before_distillation, make_adapter, **shared)
+    if plan.start is not None:
+        # Counting more steps than the own ones would leave too much weight to the adapter that training starts from.
+        trainer.averaged_before = min(plan.start.steps, settings.steps)
     # Without gradients an image takes a fraction of the memory and half of the time, so batches can be larger.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
     loss_base = yield from trainer.held_out_parts({}, dit.config.null_class, batch_size=rows)

@@ -32,6 +32,8 @@ class StartingPoint:
     tensors: Mapping[str, Tensor]
     class_names: tuple[str, ...]
     """Names of the adapter's classes, by which they are matched to the classes of the fine-tune."""
+    steps: int
+    """Number of steps that trained the adapter; 0 if it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,8 @@ class Trainer:
         self.steps_done, self.best = 0, Best()
         self.steps_before = 0
         """Steps of the fine-tune that other trainers made before this one."""
+        self.averaged_before = 0
+        """Number of steps whose moving average the start values are."""
         self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
         """Micro-batch sizes: the max images that pass at once. Smaller for a while after memory ran out."""
         self.max_rows = max_rows or self.sizes.all[-1]
@@ -272,7 +274,8 @@ class Trainer:
         self.parameters.grad = None
         self.steps_done += 1
         # The decay starts small: with a constant 0.9999, the start values would still weigh 90 % after 1,000 steps.
-        decay = min(settings.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
+        averaged = self.averaged_before + self.steps_done
+        decay = min(settings.ema_decay, (1 + averaged) / (10 + averaged))
         self.average.lerp_(self.parameters.detach(), 1 - decay)
 
     def _rate(self, step: int) -> float:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from core.artifact.manifest import trained_steps
 from core.artifact.training import DEFAULT_TRAINING, TrainingSettings, suggested_steps
 
 
@@ -24,3 +25,9 @@ def test_early_stopping_keeps_the_best() -> None:
     assert DEFAULT_TRAINING.keeps_best
     assert not TrainingSettings(steps=1).keeps_best
     assert TrainingSettings(steps=1, early_stopping=2).keeps_best
+
+
+def test_steps_of_an_adapter_are_those_of_the_kept_average_or_unknown() -> None:
+    assert trained_steps({"steps": 400}) == 400
+    assert trained_steps({"steps": 400, "adapter_step": 250}) == 250
+    assert [trained_steps(unknown) for unknown in ({}, {"steps": "many"}, {"steps": -3}, {"steps": 0.5})] == [0] * 4

@@ -223,7 +223,7 @@ def test_finetune_can_be_closed_in_the_middle(base: LoadedBase) -> None:
 
 
 def continuing(outcome: Outcome, *class_names: str) -> StartingPoint:
-    return StartingPoint("a" * 64, outcome.tensors, class_names)
+    return StartingPoint("a" * 64, outcome.tensors, class_names, outcome.adapter_step)
 
 
 def test_continued_finetune_starts_with_the_adapter_and_matches_classes_by_name(base: LoadedBase) -> None:
@@ -270,3 +270,15 @@ def test_continued_training_loses_nothing_against_training_at_once(base: LoadedB
     continued = [loss(20, seed, continuing(half, *PLAN.class_names))[0] for seed, (_, half) in enumerate(halves)]
     assert max(continued) <= max(at_once)
     assert max(continued) < min(half for half, _ in halves)
+
+
+def test_long_training_before_does_not_hold_a_continued_average_back(base: LoadedBase) -> None:
+    _, first = run(base)
+    start = replace(continuing(first, *PLAN.class_names), steps=100_000)
+    _, outcome = run(base, replace(PLAN, start=start))
+    _, alone = run(base, replace(PLAN, start=replace(start, steps=0)))
+    moved, moved_alone = (
+        sum(float((some.tensors[name] - first.tensors[name]).norm()) for name in first.tensors)
+        for some in (outcome, alone)
+    )
+    assert moved > 0.5 * moved_alone
