@@ -1,5 +1,6 @@
 """Fixtures for all tests: real services once per run, and a new database per test, of both kinds."""
 
+import gc
 import os
 import signal
 import time
@@ -32,6 +33,13 @@ SLOW_FOLDERS = {"faults", "upgrade", "worker"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs the slowest files first, so that no process of a parallel run works long after the others."""
     items.sort(key=lambda item: item.path.parent.name not in SLOW_FOLDERS)
+
+
+def pytest_collection_finish() -> None:
+    """Hides what has been imported from the garbage collector. After every out-of-memory error the code under test
+    collects garbage, which takes seconds with the modules of all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
