@@ -167,7 +167,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapters", type=Path, default=Path("build/controlnet"), help="where adapters are saved")
     parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=192)
     parser.add_argument("--sampling-steps", type=int, default=12)
