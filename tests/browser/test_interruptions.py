@@ -267,9 +267,12 @@ def begin_upload(page: Page, url: str, domain: str, folder: Path, cut: Callable[
 
 
 def eventually(page: Page, is_done: Callable[[], object]) -> None:
-    """Waits until a condition holds, while the page's events are handled."""
-    while not is_done():
+    """Waits until a condition holds, while the page's events are handled. Fails after a minute."""
+    for _ in range(300):
+        if is_done():
+            return
         page.wait_for_timeout(200)
+    raise AssertionError("the condition does not hold")
 
 
 def uploads(visitor: Visitor, domain: str) -> Any:
