@@ -12,8 +12,8 @@ PRETRAINING_RATE = 1e-4
 """Learning rate of DiT's pre-training and of full fine-tuning. The DiffFit paper gives the learning rates of the other
 methods as multiples of this one (Table 4d)."""
 DISTILLATION_RATE = 5
-"""Learning rate of the steps that learn guidance, as a multiple of the rate before them. With 1 and 3,
-images of the OpenMoji domain were farther from it, with 8 as far."""
+"""Learning rate of the steps that learn guidance, as a multiple of the rate before them. With 1 and 3, images of
+the OpenMoji domain were farther from it, with 8 as far."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,7 +213,7 @@ class Settings(BaseSettings):
     its batch."""
     fp8: bool = False
     """Generates images with most matrix products in fp8, on NVIDIA GPUs of compute capability 8.9 or higher. Images
-    differ slightly from those without it, so set it on all workers or on none. Training is not affected."""
+    differ in details from those without it, so set it on all workers or on none. Training is not affected."""
     host_cache_bytes: int = 2 * 2**30
     training_share: float = Field(default=0.2, ge=0, le=1)
     """Min fraction of the device's time that fine-tunes get while generations also need the device."""
