@@ -10,6 +10,7 @@ from core.artifact.file import Artifact
 from core.artifact.sampling import EVERY_TIMESTEP, SamplingSettings
 from core.ml.diffusion.sampling import sample
 from core.ml.errors import DrawingDiverged
+from core.ml.model.autoencoder import to_uint8
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.methods import adapter_of
 
@@ -63,4 +64,4 @@ def _pixels(image: Tensor) -> Tensor:
     image is not finite."""
     if not image.isfinite().all():
         raise DrawingDiverged()
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu()
+    return to_uint8(image).permute(1, 2, 0).cpu()

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from core.ml.model.autoencoder import to_uint8
 from core.ml.tuning.capture import Replayed, capture_for
 from recipes.augmentation import Augmentation, augment
 
@@ -297,7 +298,7 @@ def mean_psnr(model: AutoencoderKL, pictures: Tensor, noise: float = 0.0) -> flo
 def save_reconstructions(model: AutoencoderKL, pictures: Tensor, path: Path, columns: int = 16) -> None:
     rows = []
     for batch in pictures.split(columns):
-        decoded = ((reconstruct(model, batch) + 1) * 127.5).round().to(torch.uint8)
+        decoded = to_uint8(reconstruct(model, batch))
         rows += [torch.cat(list(batch), dim=2), torch.cat(list(decoded), dim=2)]
     width = max(row.shape[2] for row in rows)
     rows = [functional.pad(row, (0, width - row.shape[2]), value=255) for row in rows]
