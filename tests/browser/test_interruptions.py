@@ -367,7 +367,10 @@ def test_leaving_the_page_during_an_upload_asks_first(
 
     page = dashboard.sign_in()
     page.on("dialog", answer)
-    begin_upload(page, dashboard.url, empty_domain, large, lambda _: None)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**17}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.goto(f"{dashboard.url}/domains/{empty_domain}/images")
+    page.get_by_label("A folder of images").set_input_files(large)
     expect(page.get_by_role("status")).to_have_text(re.compile("% sent"), timeout=LONG)
     page.get_by_text("One folder of images for each class.").click()  # browsers ask only users who have done something
     page.close(run_before_unload=True)
