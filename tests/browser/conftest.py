@@ -98,6 +98,11 @@ def domain_with_version(visitor: Visitor, name: str, images: Mapping[str, int]) 
     visitor.caller.send("DELETE", f"/v1/domains/{created}").raise_for_status()
 
 
+def connected(page: Page) -> None:
+    """Waits until the page is connected to the server: of events from before then, NiceGUI may change the order."""
+    page.wait_for_function("window.did_handshake")
+
+
 @dataclass
 class Dashboard:
     """Browser window that records every error."""

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Dashboard, Server, Visitor, trained
+from tests.browser.conftest import Dashboard, Server, Visitor, connected, trained
 from tests.processes import ADMIN, Caller
 from tests.receiver import receiving
 
@@ -32,6 +32,7 @@ def studio(server: Server) -> Iterator[Visitor]:
 
 
 def search(page: Page, label: str, text: str) -> None:
+    connected(page)
     field = page.get_by_label(label, exact=True)
     field.fill(text)
     field.press("Enter")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import LONG, Dashboard, Visitor, trained
+from tests.browser.conftest import LONG, Dashboard, Visitor, connected, trained
 
 PAGE = 24
 HEARTS, FRUIT = 20, 8
@@ -59,6 +59,7 @@ def listed(visitor: Visitor, domain: str, query: str = "") -> list[dict[str, Any
 
 
 def choose(page: Page, label: str, option: str) -> None:
+    connected(page)
     page.get_by_label(label, exact=True).click()
     page.get_by_role("option", name=option, exact=True).click()
 
@@ -84,6 +85,7 @@ def test_gallery_finds_images_by_filters(dashboard: Dashboard, gallery: Page, do
     show(gallery)
     expect(tiles(gallery)).to_have_count(FRUIT)
     expect(gallery.get_by_label("Class", exact=True)).to_have_value("fruit")
+    connected(gallery)
     gallery.get_by_label("Seed", exact=True).fill("103")
     gallery.get_by_label("Seed", exact=True).press("Enter")
     expect(tiles(gallery)).to_have_count(1)
