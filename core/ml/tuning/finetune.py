@@ -116,12 +116,11 @@ def _finetune(
     size = base.description.image_size * base.description.scale_of(plan.image_size)
     latents = yield from _encoded(images, base.autoencoder.encode, size, read_ahead)
     make_adapter = partial(adapter_of, plan.sites)
-    settings = plan.training
+    settings, ordinary = plan.training, plan.training.before_distillation
     shared: dict[str, Any] = {"processes": processes, "frozen": frozen, "max_rows": max_rows}
-    trainer = Trainer(dit, start, latents, settings.before_distillation, make_adapter, **shared)
-    if plan.start is not None:
-        # Counting more steps than the own ones would leave too much weight to the adapter that training starts from.
-        trainer.averaged_before = min(plan.start.steps, settings.steps)
+    # Counting more steps than the own ones would leave too much weight to the adapter that training starts from.
+    averaged_before = min(plan.start.steps, ordinary.steps) if plan.start is not None else 0
+    trainer = Trainer(dit, start, latents, ordinary, make_adapter, averaged_before=averaged_before, **shared)
     # Without gradients an image takes a fraction of the memory and half of the time, so batches can be larger.
     rows = min(32, 2 * (plan.training.micro_batch_size or 1))
     loss_base = yield from trainer.held_out_parts({}, dit.config.null_class, batch_size=rows)
@@ -146,7 +145,7 @@ def _finetune(
             guidance.restore(state)
         yield from _trained(guidance, plan, base, description, rows)
         adapter_step, tensors = steps_before + guidance.steps_done, guidance.averaged
-    stopped_early = steps_before < settings.before_distillation.steps
+    stopped_early = steps_before < ordinary.steps
     copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
     return Outcome(copies, losses, adapter_step, "early_stopping" if stopped_early else "all_steps")
 

@@ -58,12 +58,14 @@ class Trainer:
         processes: Processes = ALONE,
         frozen: Mapping[str, Tensor] | None = None,
         max_rows: int | None = None,
+        averaged_before: int = 0,
     ) -> None:
         """`tensors` are the start values of the trainable tensors, `frozen` the adapter's tensors that do not train.
         For methods that do not fold, `make_adapter` makes an adapter object of both for each forward pass. Each of the
         `processes` must make the same trainer. `max_rows` limits the rows when micro-batches of several trainers are
-        computed together; by default it is the trainer's own micro-batch size. Raises ValueError when a batch has fewer
-        images than there are processes."""
+        computed together; by default it is the trainer's own micro-batch size. `averaged_before` is the number of steps
+        whose moving average the start values are. Raises ValueError when a batch has fewer images than there are
+        processes."""
         if settings.batch_size < processes.count:
             raise ValueError(f"{settings.batch_size} images per batch are too few for {processes.count} processes")
         self.dit, self.settings, self.processes, self.device = dit, settings, processes, dit.positions.device
@@ -89,8 +91,7 @@ class Trainer:
         self.steps_done, self.best = 0, Best()
         self.steps_before = 0
         """Steps of the fine-tune that other trainers made before this one."""
-        self.averaged_before = 0
-        """Number of steps whose moving average the start values are."""
+        self.averaged_before = averaged_before
         self.sizes = BatchSizes(_halves(settings.micro_batch_size or settings.batch_size))
         """Micro-batch sizes: the max images that pass at once. Smaller for a while after memory ran out."""
         self.max_rows = max_rows or self.sizes.all[-1]
