@@ -1,7 +1,8 @@
-"""Recomputes the tables of docs/capacity.md in place: `python -m benchmarks.capacity`.
+"""Recomputes the tables of docs/capacity.md and docs/dit-xl-2.md in place: `python -m benchmarks.capacity`.
 
 Sizes are counted from parameter shapes. Rates of the bundled base come from its model card. Rates of DiT-XL/2 come from
-docs/results/gpu.json, which `python -m benchmarks.gpu` writes, or from `RECORDED` if that file does not exist.
+docs/results/gpu.json, which `python -m benchmarks.gpu` writes, and from docs/results/rest.json, which `python -m
+benchmarks.rest` writes.
 """
 
 import json
@@ -12,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.gpu.page import JSON
+from benchmarks.gpu.page import JSON as GPU
 from benchmarks.report import markdown_table
 from core.artifact.base import BaseConfig
 from core.artifact.sampling import SamplingSettings
@@ -22,9 +23,12 @@ from core.ml.model.folding import VectorLayout
 from core.service.config import Settings
 from core.service.finetunes.service import FinetuneRequest
 
-PAGE = Path("docs/capacity.md")
+PAGES = (Path("docs/capacity.md"), Path("docs/dit-xl-2.md"))
+REST = Path("docs/results/rest.json")
 CARD = mini_base_folder() / "MODEL_CARD.md"
 XL = BaseConfig()
+AUTOENCODER = 83_653_863
+"""Parameters of DiT-XL/2's autoencoder."""
 CLASSES = 10
 BUSY = 0.5
 """Fraction of the day in which a device computes. It is below 1, since requests wait for a device that is always
@@ -44,15 +48,17 @@ FINETUNE = FinetuneRequest(dataset_id="")
 
 
 def main() -> None:
-    PAGE.write_text(filled(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
 
 
 def filled(page: str) -> str:
-    """Returns the Markdown page with each table recomputed. A table begins after its mark `<!-- name -->` and ends at
-    the next empty line."""
+    """Returns the Markdown page with each of its tables recomputed. A table begins after its mark `<!-- name -->` and
+    ends at the next empty line."""
     for name, table in tables().items():
-        before, _, rest = page.partition(f"<!-- {name} -->\n\n")
-        page = f"{before}<!-- {name} -->\n\n{table}{rest[rest.index(_GAP) :]}"
+        before, mark, rest = page.partition(f"<!-- {name} -->\n\n")
+        if mark:
+            page = f"{before}{mark}{table}{rest[rest.index(_GAP) :]}"
     return page
 
 
@@ -61,6 +67,8 @@ def tables() -> dict[str, str]:
         "sizes": markdown_table(["", "bundled base", "DiT-XL/2"], _sizes()),
         "device": markdown_table(["", "bundled base, 2 CPU cores", f"DiT-XL/2, one {gpu_rates().gpu}"], _device()),
         "fleet": markdown_table(["domains", *(f"{number:,}" for number in DOMAINS)], _fleet()),
+        "memory": markdown_table(["part", "memory"], _memory()),
+        "times": markdown_table(["what", "time"], _times()),
     }
 
 
@@ -71,35 +79,28 @@ class GpuRates:
     gpu: str
     source: str
     images_a_second: float
-    """Generated images per second, with guidance and the default number of sampling steps."""
+    """Images per second generated through the REST API, with guidance and the default number of sampling steps."""
     step_seconds: float
     """Seconds of a DiffFit training step with the default batch size."""
 
     @classmethod
-    def measured(cls, values: dict[str, Any]) -> Self:
-        """Builds the rates from the JSON that `python -m benchmarks.gpu` writes. Raises ValueError if a figure that the
-        capacity page needs is missing."""
+    def measured(cls, gpu: dict[str, Any], rest: dict[str, Any]) -> Self:
+        """Builds the rates from the JSON that `python -m benchmarks.gpu` and `python -m benchmarks.rest` write. Raises
+        ValueError if a figure that the pages need is missing."""
         try:
-            runs = [run for run in values["phases"]["engine"]["runs"] if run["steps"] == IMAGE_STEPS]
-            methods = {row["method"]: row for row in values["phases"]["training"]["methods"]}
-            step, batch = methods["difffit"]["ms"] / 1000, values["phases"]["training"]["batch"]
-            images = max(run["images_a_second"] for run in runs)
-            pixels = "" if values["phases"]["engine"]["decodes"] else ", without decoding"
+            methods = {row["method"]: row for row in gpu["phases"]["training"]["methods"]}
+            step, batch = methods["difffit"]["ms"] / 1000, gpu["phases"]["training"]["batch"]
+            images = max(run["images_a_second"] for run in rest["runs"] if run["steps"] == IMAGE_STEPS)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{JSON} has no full run: {error!r}") from error
-        gpu = str(values["hardware"]["gpu"]).removeprefix("NVIDIA ").split()[0]
-        source = f"[measured]({JSON.relative_to('docs').with_suffix('.md')}), {values['date']}{pixels}"
-        return cls(gpu, source, images, step * FINETUNE.training.batch_size / batch)
-
-
-RECORDED = GpuRates("H200", "recorded by hand through REST, torch 2.11, 2026-11-26", 11.1, 0.096)
-"""Rates of the whole service, measured by hand before `benchmarks.gpu` existed: 128 images of 50 guided sampling steps,
-and a fine-tune."""
+            raise ValueError(f"{GPU} or {REST} has no full run: {error!r}") from error
+        name = str(rest["hardware"]["gpu"]).removeprefix("NVIDIA ").split()[0]
+        source = f"measured {gpu['date']}: images [through REST](results/rest.json), fine-tunes [alone](results/gpu.md)"
+        return cls(name, source, images, step * FINETUNE.training.batch_size / batch)
 
 
 @cache
 def gpu_rates() -> GpuRates:
-    return GpuRates.measured(json.loads(JSON.read_text())) if JSON.is_file() else RECORDED
+    return GpuRates.measured(json.loads(GPU.read_text()), json.loads(REST.read_text()))
 
 
 def xl_images_a_second() -> float:
@@ -153,6 +154,39 @@ def _device() -> Iterator[tuple[str, str, str]]:
     xl_steps = f"{xl_finetune_seconds():.0f} s ({FINETUNE.training.steps} steps of {FINETUNE.training.batch_size})"
     yield "a fine-tune", f"{training:.0f} s (300 steps)", xl_steps
     yield "fine-tunes a day, nothing else", _round(DAY / training), _round(DAY / xl_finetune_seconds())
+
+
+def _memory() -> Iterator[tuple[str, str]]:
+    slots = Settings.model_fields["adapter_slots"].default
+    table = (slots + 1) * 2 * VectorLayout(XL).length
+    yield "the transformer, in bf16", _bytes(2 * count(base_shapes(XL)))
+    yield f"the table of {slots:,} adapters (`DIFFFIT_ADAPTER_SLOTS`)", _bytes(table)
+    yield "the autoencoder, in fp32 to encode and in fp16 to decode", _bytes(6 * AUTOENCODER)
+    yield "PyTorch and CUDA themselves, a forward pass of 32 rows, decoding of an image", "not counted"
+
+
+def _times() -> Iterator[tuple[str, str]]:
+    phases = json.loads(GPU.read_text())["phases"]
+    training, start = phases["training"], phases["start"]
+    methods = {row["method"]: f"{row['ms']:.0f} ms" for row in training["methods"]}
+
+    def rates(runs: list[dict[str, Any]]) -> str:
+        best = [max(run["images_a_second"] for run in runs if run["steps"] == steps) for steps in (20, 50)]
+        return "{:.0f} images a second; {:.0f}".format(*best)
+
+    def alone(steps: int) -> str:
+        return f"{min(run['one_image_seconds'] for run in phases['engine']['runs'] if run['steps'] == steps):.2f} s"
+
+    yield "one guided image of 20 steps, alone; of 50 steps", f"{alone(20)}; {alone(50)}"
+    yield "128 images through REST, 20 steps; 50 steps", rates(json.loads(REST.read_text())["runs"])
+    yield "64 images by the engine alone, whatever their domains, 20 steps; 50 steps", rates(phases["engine"]["runs"])
+    what = f"a DiffFit step of {training['batch']} images; of the paper's full fine-tuning"
+    yield what, f"{methods['difffit']}; {methods['full']}"
+    steps, batch = FINETUNE.training.steps, FINETUNE.training.batch_size
+    yield f"a fine-tune of {steps} steps of {batch}, without encoding its images", f"{xl_finetune_seconds():.0f} s"
+    first, capture = start["with graphs"], start["capturing_seconds"]
+    what = "the first image of a new engine; capturing the CUDA graphs of all batch sizes"
+    yield what, f"{first:.2f} s; {capture:.1f} s"
 
 
 def _fleet() -> Iterator[list[str]]:
