@@ -10,7 +10,13 @@ MODEL_HALF = "core.ml.model.checkpoint, core.ml.diffusion.sampling, core.ml.serv
 
 @pytest.mark.parametrize(
     ("blocked", "modules"),
-    [("torch", "api.app"), ("diffusers", "api.app"), ("diffusers", MODEL_HALF), ("sqlalchemy", MODEL_HALF)],
+    [
+        ("torch", "api.app"),
+        ("diffusers", "api.app"),
+        ("diffusers", MODEL_HALF),
+        ("sqlalchemy", MODEL_HALF),
+        *((blocked, "benchmarks.gpu.__main__") for blocked in ("diffusers", "pydantic", "rich", "sqlalchemy")),
+    ],
 )
 def test_modules_import_without_the_blocked_package(blocked: str, modules: str) -> None:
     code = f"import sys; sys.modules[{blocked!r}] = None; import {modules}"
