@@ -9,7 +9,7 @@ from nicegui import ui
 
 from api.dashboard import kit, words
 from api.dashboard.texts import current, problem, tr
-from api.dashboard.user import Answer, User
+from api.dashboard.user import Answer, User, sessions
 from difffit import DiffFitError
 from difffit.errors import ApiError, Unauthenticated
 
@@ -40,6 +40,7 @@ def frame(
     the API responds with an error there, the page shows the error instead of the remaining content. `tab` is the title
     of the browser's tab, if it is not `title`."""
     look(tab or title, user.theme)
+    sessions.add_page(user.session, ui.context.client)
     with kit.box("top", "header"), kit.box("top-row"):
         ui.link("", "/").classes("brand", remove="nicegui-link").props["aria-label"] = tr("DiffFit, start page")
         _navigation(ADMIN_PAGES if user.is_admin else TENANT_PAGES, section)
@@ -78,8 +79,7 @@ async def load(
 
 
 def look(title: str, theme: str) -> None:
-    """Sets a page's title, language and colours, and shows errors of its event handlers as notifications. The sign-in
-    page, which has no frame, calls it too."""
+    """Sets a page's title, language and colours, and shows errors of its event handlers as notifications."""
     client = ui.context.client
     client.page = copy(client.page)  # of this browser alone
     client.page.language = current().quasar

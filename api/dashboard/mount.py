@@ -9,15 +9,12 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import RedirectResponse
 from jinja2 import ChoiceLoader, DictLoader
-from nicegui import Client, ui
 from nicegui import app as pages
+from nicegui import ui
 from nicegui.client import templates
 
-from api.dashboard import kit
-from api.dashboard.frame import look
+from api.dashboard.plain import plain
 from api.dashboard.sessions import COOKIE, COOKIE_SECONDS
-from api.dashboard.texts import tr
-from api.dashboard.user import theme_of
 from api.deps import Services
 
 PATH = "/dashboard"
@@ -65,13 +62,7 @@ def _replace_missing_page() -> None:
     async def missing(request: Request, error: HTTPException) -> Response:
         if request.scope.get("endpoint") not in (None, pages):  # an endpoint that is not a page
             return await http_exception_handler(request, error)
-        with Client(ui.page(""), request=request) as client:
-            look(tr("Not found"), theme_of(request))
-            with kit.box("gate"):
-                kit.write(tr("Page not found"), "h1")
-                kit.muted(tr("There is no page at this address. It may have been deleted, or the link is incomplete."))
-                kit.link_button(tr("To the start page"), "/", kind="primary")
-        return client.build_response(request, 404)
+        return plain(request, "missing.html", "Not found", 404)
 
 
 def _allow_scripts() -> None:

@@ -4,12 +4,18 @@ session's token instead. After a restart of the API, users must sign in again.""
 import secrets
 import time
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from nicegui import Client
 
 from api.dashboard.drafts import Draft
 
 COOKIE = "difffit_session"
 COOKIE_SECONDS = 7 * 86_400
 IDLE_SECONDS = 12 * 3600
+MAX_SESSIONS, MAX_CLOSED_PAGES = 1000, 100
+"""Limits for each key: its sessions, and its pages in memory that no browser is connected to. Beyond them the oldest
+ends."""
 
 
 @dataclass
@@ -32,10 +38,15 @@ class Session:
 class Sessions:
     def __init__(self) -> None:
         self._found: dict[str, Session] = {}
+        self._pages: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
+        """Keys of the sessions that pages were made for, in the order of the pages."""
 
     def begin(self, session: Session) -> str:
         """Stores the session and returns the token for the cookie."""
         self._forget_idle()
+        of_key = [token for token, each in self._found.items() if each.key == session.key]
+        for token in of_key[: len(of_key) + 1 - MAX_SESSIONS]:
+            del self._found[token]
         self._found[session.token] = session
         return session.token
 
@@ -45,6 +56,18 @@ class Sessions:
         if session is not None:
             session.used_at = time.monotonic()
         return session
+
+    def add_page(self, session: Session, page: Client) -> None:
+        """Registers a page that is sent to the session's browser, and deletes the oldest pages of the same key that are
+        too many. Connected pages are limited by the number of connections."""
+        self._pages[page] = session.key
+        closed = [
+            each
+            for each, key in self._pages.items()
+            if key == session.key and not each.is_deleted and not each.has_socket_connection
+        ]
+        for each in closed[:-MAX_CLOSED_PAGES]:
+            each.delete()
 
     def end(self, token: str | None) -> None:
         self._found.pop(token or "", None)

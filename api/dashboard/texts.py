@@ -4,7 +4,9 @@ API's messages, and the forms of numbers and times, in another language."""
 import datetime
 import string
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -56,6 +58,9 @@ class _Formatter(string.Formatter):
         return str(super().format_field(value, format_spec))
 
 
+_PLAIN: ContextVar[Catalogue | None] = ContextVar("catalogue of a page without NiceGUI", default=None)
+
+
 def tr(text: str, /, **values: object) -> str:
     """Returns a text in the page's language, with `values` in the places that have their names."""
     catalogue = current()
@@ -83,7 +88,18 @@ def problem(code: str, detail: str) -> str:
 
 def current() -> Catalogue:
     """Returns the language of the current page. English outside of a page."""
-    return of_request(ui.context.client.request) if Slot.get_stack() else Catalogue()
+    return of_request(ui.context.client.request) if Slot.get_stack() else _PLAIN.get() or Catalogue()
+
+
+@contextmanager
+def plain_page(request: Request) -> Iterator[Catalogue]:
+    """Makes the language that a browser prefers the current one, for a page without NiceGUI."""
+    catalogue = of_request(request)
+    token = _PLAIN.set(catalogue)
+    try:
+        yield catalogue
+    finally:
+        _PLAIN.reset(token)
 
 
 def of_request(request: Request) -> Catalogue:

@@ -1,17 +1,15 @@
-"""Pages to sign in with an API key and to sign out. Both use plain HTML forms, so that password managers work."""
+"""Pages to sign in with an API key and to sign out."""
 
 from typing import Annotated
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import Form, HTTPException, Request
-from fastapi.responses import RedirectResponse
-from nicegui import app, ui
+from fastapi.responses import RedirectResponse, Response
+from nicegui import app
 
-from api.dashboard import kit
-from api.dashboard.frame import look, page
+from api.dashboard.plain import plain
 from api.dashboard.sessions import Session
-from api.dashboard.texts import tr
-from api.dashboard.user import TOKEN, client_of, in_process, redirect, sessions, theme_of
+from api.dashboard.user import TOKEN, client_of, in_process, redirect, sessions
 from difffit.errors import ApiError
 
 _KEY_LENGTH = 200
@@ -21,38 +19,23 @@ _WRONG = {
     "rate_limited": "Too many wrong keys from your address. Wait a minute, then try again.",
     "elsewhere": "The form was sent from another site. Use this page.",
 }
+_UNCHECKED = "The key cannot be checked now. Try again in a moment."
 
 
-@page("/")
+@app.get("/", include_in_schema=False)
 def start(request: Request) -> RedirectResponse:
     session = sessions.find(request.session.get(TOKEN))
     path = "/sign-in" if session is None else "/tenants" if session.is_admin else "/domains"
     return RedirectResponse(f"{request.scope['root_path']}{path}", 303)
 
 
-@page("/sign-in")
-def sign_in(request: Request, problem: str = "", next: str = "") -> RedirectResponse | None:
+@app.get("/sign-in", include_in_schema=False)
+def sign_in(request: Request, problem: str = "", next: str = "") -> Response:
     """Page with the form. `next` is the path of the page to show after signing in."""
     if not problem and sessions.find(request.session.get(TOKEN)) is not None:
         return RedirectResponse(f"{request.scope['root_path']}/", 303)
-    look(tr("Sign in"), theme_of(request))
-    with kit.box("gate"):
-        kit.picture(f"{request.scope['root_path']}/assets/icon.svg", "", "mark")
-        kit.write("DiffFit", "h1")
-        kit.muted(tr("Teach the service an image style, then generate images with it. Sign in with your API key."))
-        if problem:
-            message = tr(_WRONG.get(problem, "The key cannot be checked now. Try again in a moment."))
-            kit.write(message, "p", "problem").props("role=alert")
-        with ui.element("form").props("method=post") as form:
-            form.props["action"] = f"{request.scope['root_path']}/session"
-            kit.field(tr("API key"), password=True, placeholder="dfk_…").props(
-                'name=key autocomplete="current-password" autofocus required'
-            )
-            hidden = ui.element("input").props("type=hidden name=next")
-            hidden.props["value"] = next
-            kit.button(tr("Sign in"), kind="primary").props("type=submit")
-        kit.write(tr("The key is only kept in the server's memory. Administrators issue keys."), "p", "small")
-    return None
+    told = _WRONG.get(problem, _UNCHECKED) if problem else ""
+    return plain(request, "sign_in.html", "Sign in", problem=told, next=next)
 
 
 @app.post("/session", include_in_schema=False)

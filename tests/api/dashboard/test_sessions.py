@@ -8,9 +8,11 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
+from nicegui import Client as NiceguiClient
 from nicegui import app as nicegui_app
 from starlette.requests import Request
 
+from api.dashboard import sessions as module
 from api.dashboard.sessions import IDLE_SECONDS, Session, Sessions
 from api.dashboard.user import TOKEN, get_user, sessions
 from api.limits import RequestLimits
@@ -60,6 +62,46 @@ def test_signing_in_leads_to_the_requested_page(browser: Browser, tenant: Client
 def test_signing_in_never_leads_to_another_site(browser: Browser, tenant: Client, next: str) -> None:
     answer = browser.post("/dashboard/session", {"key": key_of(tenant), "next": next})
     assert answer.headers["location"].startswith("/dashboard/")
+
+
+@pytest.mark.parametrize("path", ["/", "/sign-in", "/sign-in?problem=ended&next=%2Fusage", "/nothing", "/usage"])
+def test_visitors_without_a_session_leave_no_page_in_memory(browser: Browser, path: str) -> None:
+    before = set(NiceguiClient.instances)
+    for _ in range(3):
+        assert browser.get(f"/dashboard{path}").status_code in {200, 303, 404}
+    assert set(NiceguiClient.instances) == before
+
+
+def test_plain_pages_show_what_the_address_contains_as_text(browser: Browser) -> None:
+    query = urlencode({"problem": "<b>x</b>", "next": '"><script>x</script>'})
+    shown = browser.get(f"/dashboard/sign-in?{query}").text
+    assert "cannot be checked now" in shown
+    assert "<b>" not in shown
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
+
+
+def test_a_key_keeps_a_limited_number_of_sessions_and_closed_pages(
+    browser: Browser, tenant: Client, pages: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_CLOSED_PAGES", 3)
+    monkeypatch.setattr(module, "MAX_SESSIONS", 2)
+    other = Browser(pages, httpx.AsyncClient(transport=httpx.ASGITransport(pages.app), base_url=URL))
+    other.sign_in(key_of(pages.tenant(f"Other {time.monotonic_ns()}")))
+    other.get("/dashboard/usage")
+    browser.sign_in(key_of(tenant))
+    first = dict(browser.http.cookies)
+    before = set(NiceguiClient.instances)
+    for _ in range(5):
+        assert browser.get("/dashboard/usage").status_code == 200
+    assert before < set(NiceguiClient.instances)
+    assert len(set(NiceguiClient.instances) - before) == 3
+    for _ in range(2):
+        browser.sign_in(key_of(tenant))
+        assert browser.get("/dashboard/usage").status_code == 200
+    browser.http.cookies.update(first)
+    assert browser.get("/dashboard/usage").status_code == 303
+    assert other.get("/dashboard/usage").status_code == 200
 
 
 def test_unknown_address_shows_a_page_with_a_way_out(browser: Browser) -> None:
@@ -226,16 +268,22 @@ def test_nicegui_is_not_imported_without_pages() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_pages_run_no_script_but_their_own(browser: Browser) -> None:
+@pytest.mark.parametrize(
+    ("path", "allowed", "least"), [("/usage", " 'unsafe-eval'", 6), ("/sign-in?problem=ended", "", 2)]
+)
+def test_pages_run_no_script_but_their_own(
+    browser: Browser, tenant: Client, path: str, allowed: str, least: int
+) -> None:
     """Each inline script has the nonce of the response's policy."""
-    answers = [browser.get("/dashboard/sign-in") for _ in range(2)]
+    browser.sign_in(key_of(tenant))
+    answers = [browser.get(f"/dashboard{path}") for _ in range(2)]
     nonces = set()
     for answer in answers:
         policy = answer.headers["content-security-policy"]
-        (nonce,) = re.findall(r"script-src 'self' 'nonce-([\w-]+)' 'unsafe-eval';", policy)
+        (nonce,) = re.findall(rf"script-src 'self' 'nonce-([\w-]+)'{allowed};", policy)
         assert "frame-ancestors 'none'" in policy
         scripts = re.findall(r"<script[^>]*>", answer.text)
-        assert len(scripts) > 5
+        assert len(scripts) >= least
         assert all(f'nonce="{nonce}"' in script for script in scripts)
         nonces.add(nonce)
     assert len(nonces) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from jinja2 import Environment, nodes
 from starlette.requests import Request
 
 import api.dashboard
@@ -70,6 +71,18 @@ def modules() -> Iterator[ast.Module]:
         yield ast.parse(path.read_text("utf-8"))
 
 
+def templates() -> Iterator[nodes.Template]:
+    for path in Path(api.dashboard.__file__).parent.glob("templates/*.html"):
+        yield Environment(autoescape=True).parse(path.read_text("utf-8"))
+
+
+def in_templates() -> set[str]:
+    """Returns the texts that the templates of plain pages translate."""
+    told = (call for template in templates() for call in template.find_all(nodes.Call))
+    arguments = [call.args[0] for call in told if isinstance(call.node, nodes.Name) and call.node.name == "tr"]
+    return {each.value for each in arguments if isinstance(each, nodes.Const)}
+
+
 def name_of(call: ast.Call) -> str:
     return call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
 
@@ -124,9 +137,10 @@ def test_catalogue_has_every_text_of_the_code_and_no_other(code: str) -> None:
     said |= {word for call in calls() if name_of(call) == "several" for arg in call.args[1:] for word in literals(arg)}
     options = {ast.unparse(call.args[0]).rpartition(".")[2] for call in calls() if name_of(call) == "tr_all"}
     said |= {word for name, value in constants() if name in options for word in literals(value)}
+    said |= in_templates()
     missing = {text for text in said if re.search("[A-Za-z]{2}", text)} - set(texts)
     assert not missing
-    assert set(texts) <= {text for module in modules() for text in literals(module)} | PLURALS
+    assert set(texts) <= {text for module in modules() for text in literals(module)} | in_templates() | PLURALS
     assert all(texts.values())
     wrong = {text for text, translated in texts.items() if fields(text) != fields(translated)}
     assert not wrong
@@ -138,6 +152,9 @@ def test_every_text_that_is_shown_is_in_the_page_language() -> None:
     plain = [arg for arg in shown if isinstance(arg, ast.Constant | ast.JoinedStr)]
     said = {arg.value for arg in plain if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
     assert not {text for text in said if re.match("[A-Z]", text)} - UNTRANSLATED
+    written = "".join(data.data for template in templates() for data in template.find_all(nodes.TemplateData))
+    text = re.sub("<script.*?</script>|<[^>]*>", " ", written, flags=re.DOTALL)
+    assert set(text.split()) <= {"·", "DiffFit"}
     for arg in (arg for arg in plain if isinstance(arg, ast.JoinedStr)):
         parts = "".join(part.value for part in arg.values if isinstance(part, ast.Constant))
         assert parts.startswith("/") or not re.search("[A-Za-z]{2}", parts), ast.unparse(arg)
