@@ -56,10 +56,10 @@ test: install ## Run every test, with real PostgreSQL and Redis
 test-browser: install ## Drive the pages in Chromium through the main job; screenshots in build/screenshots
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser
 
-pictures: test-browser ## Make the documents' pictures of the pages anew, in docs/images
+pictures: test-browser ## Update the documents' pictures of the pages, in docs/images
 	$(BIN)/python -m tests.browser.pictures
 
-faults: install ## Break whatever can break, and show what held (about two hours)
+faults: install ## Break whatever can break, and show what held (about four hours)
 	$(BIN)/python -m tests.faults
 
 serve: install ## Start the API and a worker on this machine (SQLite, a folder, the bundled base)
@@ -94,7 +94,7 @@ format: install ## Put the code into its standard form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-client: install ## Write the client's models anew from the API's OpenAPI document
+client: install ## Generate the client's models from the API's OpenAPI document
 	$(BIN)/python client/scripts/generate.py
 
 # A lock holds every file's hash for every platform, and each image's lock is a part of the whole.
@@ -102,7 +102,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --fork-strat
 	--no-emit-package torch --no-emit-package difffit --custom-compile-command 'make lock'
 SERVER := --group build pyproject.toml
 
-lock: $(VENV)/.uv ## Pin what pyproject.toml asks for and is not pinned yet; all of it anew with UPGRADE=--upgrade
+lock: $(VENV)/.uv ## Pin what pyproject.toml asks for and is not pinned yet; UPGRADE=--upgrade updates all pins
 	$(COMPILE) $(SERVER) --all-extras $(UPGRADE) --output-file requirements.lock
 	$(COMPILE) $(SERVER) --extra dashboard --extra docs --extra servers --extra traces --constraint requirements.lock \
 		--output-file deploy/docker/api.lock

@@ -37,7 +37,7 @@ def test_api_starts_without_an_extra(extra: str, tmp_path: Path) -> None:
         pages = [http.get(path) for path in ("/dashboard/", "/dashboard/domains/x")]
         document = http.get("/docs", follow_redirects=True)
     for page in pages:
-        assert (page.status_code == 501) == ("pip install 'difffit-server[dashboard]'" in page.text)
+        assert (page.status_code == 501) == ("pip install ./client '.[dashboard]'" in page.text)
         assert (page.status_code == 501) == (extra == "dashboard")
     assert document.headers["content-type"].startswith("application/json" if extra == "docs" else "text/html")
     off = [line for line in (tmp_path / "api.log").read_text().splitlines() if "Off, because not installed" in line]
@@ -58,4 +58,7 @@ def test_settings_of_a_server_name_the_missing_packages(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="the API ended"), processes.api(environment, tmp_path):
         pass
     log = (tmp_path / "api.log").read_text()
-    assert "the packages for storage_url are not installed: pip install 'difffit-server[servers]'" in log
+    assert (
+        "the packages for storage_url are not installed: in the project's folder, pip install ./client '.[servers]'"
+        in log
+    )

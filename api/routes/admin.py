@@ -208,7 +208,7 @@ def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id:
 def list_all_deletions(
     database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None
 ) -> Listing[DeletionOut]:
-    """List the receipts of all deleted domains and tenants, newest first."""
+    """List the receipts of all deletions, newest first."""
     with database.session(admin) as session:
         return listing(deletions.page(session, page, tenant_id), DeletionOut.model_validate)
 

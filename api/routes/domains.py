@@ -63,7 +63,7 @@ def change_domain(
     scope: WriterDep,
     if_match: IfMatch = None,
 ) -> DomainOut:
-    """Change a domain's name or description."""
+    """Change a domain's name, description, or storage period of images."""
     with database.session(scope) as session:
         domain = domains.change(session, id, changes(body), if_match)
         response.headers["ETag"] = etags.tag(domain)

@@ -107,7 +107,7 @@ def list_webhook_deliveries(
     page: PageDep,
     status: Annotated[DeliveryStatus | None, OF_STATUS] = None,
 ) -> Listing[DeliveryOut]:
-    """List a webhook's deliveries of the last 30 days, newest first, with their last 20 attempts."""
+    """List a webhook's stored deliveries, by default those of 30 days, newest first, with their last 20 attempts."""
     with database.session(scope) as session:
         rows = webhooks.deliveries(session, id, replace(page, status=status))
         return listing(rows, DeliveryOut.model_validate)

@@ -94,7 +94,8 @@ class _Settings(Input):
         ge=0,
         le=MAX_GUIDANCE_SCALE,
         description="Guidance: how far images move away from what the adapter draws without a class. 1 switches it off "
-        "and halves the cost. A version with learned guidance takes scales up to `learned_guidance`, at half the cost.",
+        "and needs one model evaluation per step, instead of two in each guided step. A version with learned guidance "
+        "takes scales up to `learned_guidance`, with one evaluation per step.",
     )
     guidance_adapter_scale: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
@@ -287,7 +288,9 @@ class GenerationOut(Output):
         description="Previews so far, ordered by step. Stored for some days after the end."
     )
     timings: Timings
-    model_evaluations: int = Field(description="Model evaluations (NFE): one per image and step, two with guidance.")
+    model_evaluations: int = Field(
+        description="Model evaluations (NFE): one per image and step, a second in guided steps."
+    )
     error: JobError | None
     created_at: Time
     cancel_requested_at: Time | None = Field(description="Time of the first request to cancel it.")

@@ -29,7 +29,7 @@ class WebhookChange(Input):
     url: Url = optional("Starts with https:// and resolves to a public address.")
     events: Events | None = optional("Event types to send; null means all. An empty list is as in a new webhook.")
     description: Description = optional("Free text.")
-    enabled: bool = optional("Whether events are sent. Pending deliveries are stored for 30 days.")
+    enabled: bool = optional("Whether events are sent. Pending deliveries are stored for 30 days by default.")
 
 
 class WebhookRotate(Input):

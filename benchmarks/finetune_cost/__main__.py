@@ -126,7 +126,7 @@ def _parts(setting: Setting, rows: Sequence[Row], measures: Sequence[Measure]) -
     )
     where = (
         f"{setting.depth} blocks of DiT-XL/2's width on {setting.device}, batches of {setting.batch}, "
-        f"threads: {setting.threads}. Medians; on a CPU of the processor's seconds, where the clock is not named."
+        f"threads: {setting.threads}. Medians. On a CPU, times are CPU seconds; the column `clock` has wall time."
     )
     return [where, Table(head, lines), Table.of_measures(measures), beaten]
 

@@ -189,10 +189,11 @@ def _kinds(result: Result) -> str:
     head = f"latents after {result['steps']} steps, all in one batch against alone, / rms"
     text = (
         f"In exact mode {exact['equal_images']} of {len(rows)} images of the engine are equal. Losses of "
-        f"{len(learning['eager'])} steps of learned guidance, as a CUDA graph against eager, differ by "
-        f"{_number(learning['largest_relative_difference'])} of their size. Of {graphs['captures']} graphs, captured "
-        f"one after another in {_number(max(graphs['reserved_mb']))} MB, {graphs['equal']} have equal outputs; "
-        f"captured beside other work on the device, {graphs['equal_beside_work']}."
+        f"{len(learning['eager'])} steps of learned guidance differ by "
+        f"{_number(learning['largest_relative_difference'])} of their size between a CUDA graph and eager computation. "
+        f"{graphs['captures']} graphs were captured one after another, in {_number(max(graphs['reserved_mb']))} MB: "
+        f"{graphs['equal']} have equal outputs. They were captured again while the device did other work: "
+        f"{graphs['equal_beside_work']} have equal outputs."
     )
     return f"{_table(rows, (head, 'name'), ('exact', 'exact'), ('default', 'default'))}\n\n{text}"
 

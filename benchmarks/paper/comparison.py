@@ -78,8 +78,8 @@ class Comparison:
             f"{described(budget.sampling)}, for every cell; {done} of {max(done, wanted)} cells are "
             "done. Scores are distances to images of the domain that no fine-tune has seen: means over the seeds, ± "
             "their standard deviation where there are several. All systems of a seed see the same images, timesteps "
-            "and noise: chance is less between them than between seeds. The distances by the features of "
-            "the classifier and of the ImageNet network are no FIDs, and do not compare with the paper's."
+            "and noise, so that differences between systems vary less than those between seeds. The distances by the "
+            "features of the classifier and of the ImageNet network are no FIDs, and do not compare with the paper's."
         )
         names = list(dict.fromkeys(cell["domain"] for cell in cells))
         yardsticks = [name for name in DISTANCES if any(name in cell for cell in cells)]

@@ -1,4 +1,4 @@
-"""Optional dependencies (extras) of the package, such as `pip install 'difffit-server[dashboard]'`."""
+"""Optional dependencies (extras) of the package, such as `pip install ./client '.[dashboard]'`."""
 
 import logging
 from functools import cache
@@ -20,7 +20,9 @@ def is_installed(extra: str) -> bool:
 
 
 def how_to_install(*extras: str) -> str:
-    return f"pip install 'difffit-server[{','.join(extras)}]'"
+    """Returns the command. It installs the client from the project's folder too, since a package index does not have
+    it."""
+    return f"in the project's folder, pip install ./client '.[{','.join(extras)}]'"
 
 
 def log_missing(*extras: str) -> None:

@@ -58,6 +58,15 @@ def test_mounted_files_exist(name: str) -> None:
         assert not volume.startswith("./") or (ROOT / volume.split(":")[0]).exists(), volume
 
 
+def test_settings_reach_our_services_only() -> None:
+    """The file holds settings that compose does not set, and neither git nor an image contains it."""
+    for name, service in SERVICES.items():
+        expected = [{"path": "settings.env", "required": False}] if name in OURS else None
+        assert service.get("env_file") == expected, name
+    for ignoring in (".gitignore", ".dockerignore"):
+        assert "settings.env" in {line.lstrip("/") for line in (ROOT / ignoring).read_text().splitlines()}
+
+
 def test_each_gpu_has_its_own_worker() -> None:
     first, second = (dict(OURS[name]["environment"]) for name in ("worker-gpu", "worker-gpu-1"))
     assert (first.pop("CUDA_VISIBLE_DEVICES"), second.pop("CUDA_VISIBLE_DEVICES")) == ("0", "1")

@@ -997,7 +997,7 @@ class Generation(BaseModel):
     """Previews so far, ordered by step. Stored for some days after the end."""
     timings: Timings
     model_evaluations: int
-    """Model evaluations (NFE): one per image and step, two with guidance."""
+    """Model evaluations (NFE): one per image and step, a second in guided steps."""
     error: JobError | None
     created_at: AwareDatetime
     cancel_requested_at: AwareDatetime | None

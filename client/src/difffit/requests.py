@@ -54,7 +54,7 @@ class GenerationSettings(TypedDict):
     adapter_scale: NotRequired[float]
     """Strength of the adapter: 0 is the base, 1 the adapter; values between are weaker, values above 1 exaggerate. Costs the same."""
     guidance_scale: NotRequired[float]
-    """Guidance: how far images move away from what the adapter draws without a class. 1 switches it off and halves the cost. A version with learned guidance takes scales up to `learned_guidance`, at half the cost."""
+    """Guidance: how far images move away from what the adapter draws without a class. 1 switches it off and needs one model evaluation per step, instead of two in each guided step. A version with learned guidance takes scales up to `learned_guidance`, with one evaluation per step."""
     guidance_adapter_scale: NotRequired[float | None]
     """Scale of the adapter that guidance moves away from: 1 for the adapter itself (classifier-free guidance), 0 for the base, values between for a weaker version of the adapter. Multiplies `adapter_scale`. Costs the same. Default: 0.75, or 1 for images of twice the base's size."""
     guidance_interval: NotRequired[tuple[int, int] | None]

@@ -171,7 +171,7 @@ class AsyncAdmin:
         return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
 
     def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Deletion]:
-        """Yields the receipts of deleted domains and tenants, newest first."""
+        """Yields the receipts of all deletions, newest first."""
         return self._session.pages("/v1/admin/deletions", DeletionList, limit, {"tenant_id": tenant_id})
 
     async def deletion(self, id: str) -> DeletionReceipt:

@@ -170,7 +170,7 @@ class Admin:
         return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
 
     def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> Pages[Deletion]:
-        """Yields the receipts of deleted domains and tenants, newest first."""
+        """Yields the receipts of all deletions, newest first."""
         return self._session.pages("/v1/admin/deletions", DeletionList, limit, {"tenant_id": tenant_id})
 
     def deletion(self, id: str) -> DeletionReceipt:

@@ -242,7 +242,7 @@ def usage(state: State, tenant: TenantOption = None) -> None:
 
 @command(app)
 def deletions(state: State, tenant: TenantOption = None, limit: LimitOption = None) -> None:
-    """List the receipts of deleted domains and tenants, newest first."""
+    """List the receipts of all deletions, newest first."""
     receipts = list(state.client.admin.deletions(limit, tenant_id=tenant))
     state.show(receipts, deletions_view(receipts))
 

@@ -51,7 +51,7 @@ def generate(
         float | None, typer.Option(help="Strength of the adapter, from 0 (the base) over 1 to 1.5.")
     ] = None,
     guidance_scale: Annotated[
-        float | None, typer.Option(help="Guidance. 1 switches it off and halves the cost.")
+        float | None, typer.Option(help="Guidance. 1 switches it off: one model evaluation per step.")
     ] = None,
     guidance_adapter_scale: Annotated[
         float | None,
