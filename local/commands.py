@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from core.artifact.sampling import SamplerName, TimestepSpacing
+from core.artifact.seeds import MAX_SEED
 from core.artifact.sites import Method
 from difffit.cli.arguments import (
     BatchSizeOption,
@@ -78,7 +79,7 @@ def train(
         bool, typer.Option("--restart", help="Start from scratch, ignoring the checkpoint of an earlier run.")
     ] = False,
     micro_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per forward pass. Fewer need less memory.")
+        int | None, typer.Option(min=1, max=1024, help="Images per forward pass. Fewer need less memory.")
     ] = None,
     distributed: Annotated[
         bool,
@@ -131,7 +132,9 @@ def sample(
         list[str] | None, typer.Option("--class", help="Class to generate. Repeatable. All classes by default.")
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images per class.")] = 4,
-    seed: Annotated[int | None, typer.Option(min=0, help="Image k uses seed + k. Random by default.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED - 1, help="Image k uses seed + k. Random by default.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
     adapter_scale: Annotated[
         float | None, typer.Option(help="Strength of the adapter, from 0 (the base) over 1 to 1.5.")
@@ -207,7 +210,7 @@ def evaluate(
         int | None, typer.Option("--count", "-n", min=4, help="Images to generate. As many as the real by default.")
     ] = None,
     adapter_id: Annotated[str | None, typer.Option("--adapter", help="Id of a version. Default: the active.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Image k of a class uses seed + k.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED - 1, help="Image k of a class uses seed + k.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Guidance. 1 switches it off.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images.")] = Path("evaluated"),

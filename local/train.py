@@ -106,7 +106,9 @@ class Run:
     def _request(self) -> FinetuneRequest:
         asked = ({"learning_rate": PRETRAINING_RATE} if self.asked.get("method") == "full" else {}) | self.asked
         own = {name: asked.pop(name) for name in ("method", "preset") if name in asked}
-        return FinetuneRequest(dataset_id="", training=replace(DEFAULT_TRAINING, **asked), **own)
+        training = replace(DEFAULT_TRAINING, **asked)
+        training.check()
+        return FinetuneRequest(dataset_id="", training=training, **own)
 
     def _plan(self, request: FinetuneRequest, report: Report, base: LoadedBase) -> FinetunePlan:
         try:

@@ -1,7 +1,7 @@
 from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api.schemas.common import WHOLE, Identifier, Input, Integer, Output, Time
 from api.schemas.datasets import JobError
@@ -17,9 +17,15 @@ _TRAINING = {
     *("evaluate_every", "keep", "early_stopping", "distill_guidance", "distill_steps"),
 }
 """Fields of `FinetuneCreate` that belong to the training settings (`TrainingSettings`)."""
+_TWO_STEPS_WITH_GUIDANCE: list[JsonValue] = [
+    {"properties": {"distill_guidance": {"type": "null"}}},
+    {"properties": {"steps": {"minimum": 2}}},
+]
 
 
 class FinetuneCreate(Input):
+    model_config = ConfigDict(json_schema_extra={"allOf": [{"anyOf": _TWO_STEPS_WITH_GUIDANCE}]})
+
     dataset_id: Identifier = Field(
         description="A data set of this domain that is `ready`.", examples=["ds_01m84b6j3wmxg6fxz5yqv3ce5r"]
     )
@@ -110,7 +116,9 @@ class FinetuneCreate(Input):
     )
 
     def to_request(self) -> FinetuneRequest:
+        """Returns the request. Raises InvalidRequest for settings that exclude each other."""
         training = replace(DEFAULT_TRAINING, **self.model_dump(include=_TRAINING))
+        training.check()
         own, stated = self.model_dump(exclude={"dry_run", *_TRAINING}), frozenset(self.model_fields_set)
         return FinetuneRequest(**own, training=training, stated=stated)
 

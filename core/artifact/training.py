@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
+from core.artifact.errors import InvalidRequest
 from core.artifact.sampling import EVERY_TIMESTEP, RECOMMENDED_GUIDANCE
+from core.artifact.seeds import MAX_SEED
 
 StopReason = Literal["all_steps", "early_stopping"]
 """Reason why a training run ended: all steps are done, or `early_stopping` ended it before the last step."""
@@ -14,6 +16,17 @@ methods as multiples of this one (Table 4d)."""
 DISTILLATION_RATE = 5
 """Learning rate of the steps that learn guidance, as a multiple of the rate before them. With 1 and 3, images of
 the OpenMoji domain were farther from it, with 8 as far."""
+_LIMITS = {
+    "steps": (1, 100_000),
+    "batch_size": (1, 1024),
+    "seed": (0, MAX_SEED - 1),
+    "evaluate_every": (0, 100_000),
+    "early_stopping": (1, 1000),
+    "distill_steps": (1, 100_000),
+}
+"""Min and max of settings that a user may choose."""
+_LIMITS_ABOVE = {"learning_rate": (0, 1), "distill_guidance": (1, 10)}
+"""The same for settings that must exceed the first number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +121,20 @@ class TrainingSettings:
     def keeps_best(self) -> bool:
         """Whether the moving average with the lowest held-out loss becomes the adapter."""
         return self.keep == "best" or self.early_stopping is not None
+
+    def check(self) -> None:
+        """Raises InvalidRequest for a setting outside its limits. The constructor accepts such settings, since a row of
+        an earlier release must stay readable."""
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise InvalidRequest(name, f"must be within {least}..{most}, not {value}")
+        for name, (bound, most) in _LIMITS_ABOVE.items():
+            value = getattr(self, name)
+            if value is not None and not bound < value <= most:
+                raise InvalidRequest(name, f"must be above {bound} and at most {most}, not {value}")
+        if self.distill_guidance is not None and self.distillation.steps < 1:
+            raise InvalidRequest("steps", "must be at least 2 with distill_guidance: half of them may learn guidance")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

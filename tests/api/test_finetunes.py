@@ -294,6 +294,9 @@ def test_learned_guidance_is_stored_and_estimated(
     assert costs[1]["trainable_parameters"] - costs[0]["trainable_parameters"] == BASE.config.hidden_size
     for scale in (1, 11):
         problem(tenant.post(path, body | {"distill_guidance": scale}), 422, "invalid_request")
+    for dry_run in (False, True):
+        single = body | {"steps": 1, "distill_guidance": 3, "dry_run": dry_run}
+        assert problem(tenant.post(path, single), 422, "invalid_request")["errors"][0]["field"] == "steps"
 
 
 def test_estimate_has_a_time_after_the_first_finetune(

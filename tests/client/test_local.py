@@ -260,6 +260,13 @@ def test_sample_without_adapter_uses_the_base(tmp_path: Path) -> None:
         (["train", "{drawings}/notes.txt"], "not_a_zip", 6),
         (["train", "{drawings}", "--preset", "other"], "invalid_request", 6),
         (["train", "{drawings}", "--image-size", "96"], "invalid_request", 6),
+        (["train", "{drawings}", "--distill-guidance", "1"], "invalid_request", 6),
+        (["train", "{drawings}", "--distill-guidance", "inf"], "invalid_request", 6),
+        (["train", "{drawings}", "--distill-guidance", "2", "--steps", "1"], "invalid_request", 6),
+        (["train", "{drawings}", "--learning-rate", "0"], "invalid_request", 6),
+        (["train", "{drawings}", "--learning-rate", "nan"], "invalid_request", 6),
+        (["train", "{drawings}", "--seed", "9223372036854775808"], "invalid_request", 6),
+        (["train", "{drawings}", "--early-stopping", "9223372036854775808"], "invalid_request", 6),
     ],
 )
 def test_invalid_input_is_reported_with_its_error_code(
@@ -267,6 +274,13 @@ def test_invalid_input_is_reported_with_its_error_code(
 ) -> None:
     filled = [word.format(adapter=adapter, drawings=drawings) for word in words]
     assert run_here(*filled, folder=tmp_path, code=exit_code)["code"] == code
+
+
+@pytest.mark.parametrize("words", [("sample", "--seed", 2**64), ("train", ".", "--micro-batch-size", 2**63)])
+def test_number_that_no_file_can_contain_is_a_usage_error(tmp_path: Path, words: tuple[object, ...]) -> None:
+    with contextlib.chdir(tmp_path):
+        done = CliRunner().invoke(app, [str(word) for word in words])
+    assert (done.exit_code, f"for '{words[-2]}'" in done.output) == (2, True)
 
 
 def test_local_commands_are_listed_without_importing_torch(tmp_path: Path) -> None:

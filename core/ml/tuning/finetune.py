@@ -71,11 +71,12 @@ def finetune(
 
     With several processes, each process runs this with the same plan, images and state, and yields the same events.
 
-    Raises ValueError when the base does not support the plan's image size, or when the plan keeps the base's class
-    table but the base lacks a class. Raises TrainingDiverged when the loss is not finite, and TrainingOutOfMemory when
-    a single image does not fit. When EngineStopped is thrown into the generator during training, it yields a last
-    checkpoint.
+    Raises InvalidRequest for training settings outside their limits. Raises ValueError when the base does not support
+    the plan's image size, or when the plan keeps the base's class table but the base lacks a class. Raises
+    TrainingDiverged when the loss is not finite, and TrainingOutOfMemory when a single image does not fit. When
+    EngineStopped is thrown into the generator during training, it yields a last checkpoint.
     """
+    plan.training.check()
     try:
         plan, max_rows = _divided(base, plan)
         return (yield from _finetune(base, plan, images, state, max_rows, processes=processes, read_ahead=read_ahead))

@@ -51,7 +51,9 @@ ImageSizeOption = Annotated[
 ]
 DistillGuidanceOption = Annotated[
     float | None,
-    typer.Option("--distill-guidance", help="Highest guidance scale to learn, which halves the cost of images."),
+    typer.Option(
+        "--distill-guidance", help="Highest guidance scale to learn, above 1, which halves the cost of images."
+    ),
 ]
 DistillStepsOption = Annotated[
     int | None, typer.Option("--distill-steps", min=1, help="Number of the last steps that learn guidance.")

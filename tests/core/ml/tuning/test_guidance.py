@@ -1,10 +1,12 @@
 """Learned guidance: the teacher's targets, and fine-tunes whose last steps learn them."""
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 
-from core.artifact.errors import EngineStopped
+from core.artifact.errors import EngineStopped, InvalidRequest
 from core.artifact.file import check_fits, decode, encode
 from core.artifact.sites import CLASS_TABLE, GUIDANCE
 from core.artifact.training import TrainingSettings
@@ -138,3 +140,10 @@ def test_learning_brings_the_student_nearer_to_the_teacher(base: LoadedBase) -> 
     )
     losses = [event.loss for event in of_kind(events, Progress) if event.step > 40]
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("change", [{"steps": 1}, {"distill_guidance": 1.0}, {"distill_guidance": float("inf")}])
+def test_fine_tune_refuses_guidance_that_it_cannot_learn(base: LoadedBase, change: dict[str, Any]) -> None:
+    """Before the first step. An earlier release may have stored such settings."""
+    with pytest.raises(InvalidRequest):
+        run(base, replace(LEARNING, training=replace(LEARNING.training, **change)))
