@@ -196,9 +196,9 @@ def change(session: Session, id: str, changes: dict[str, Any]) -> Adapter:
     new ones. The stored file keeps its names. Raises NotFound, UnknownClass, InvalidRequest if two classes would have
     the same name."""
     adapter = require(session, Adapter, "adapter", id, lock=True)
-    renamed = changes.get("class_names") or {}
+    renamed, current = changes.get("class_names") or {}, set(adapter.class_names)
     for old in renamed:
-        if old not in adapter.class_names:
+        if old not in current:
             raise UnknownClass(old, adapter.class_names)
     names = [renamed.get(name, name) for name in adapter.class_names]
     if len(set(names)) != len(names):

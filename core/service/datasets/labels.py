@@ -22,6 +22,10 @@ _CLASS_COLUMNS = ("class_name", "label", "class")
 another text than the class."""
 _MOST_FILES, _MOST_BYTES = 100, 2**23
 """Max label files of a zip that are read, the outermost first, and max bytes of all of them together."""
+_MOST_COLUMNS = 100
+_MOST_ACCENTS = 30
+"""Max combining characters in a row in a path that is normalized. Unicode's Stream-Safe Text Format has the same
+limit, which no language reaches."""
 _DELIMITERS = ",;\t"
 Read = Callable[[zipfile.ZipInfo], bytes]
 """Function that returns the bytes of a file in the zip, as many as the zip's index declares. Raises Refused."""
@@ -48,6 +52,7 @@ def read_labels(files: Iterable[tuple[zipfile.ZipInfo, str]], images: Sequence[s
     the images with the paths `images`. The label file nearest to an image decides. Paths in a label file are relative
     to its folder; a name without a folder also stands for the only image of this name in subfolders."""
     labels, left = Labels(), _MOST_BYTES
+    normal = {path: _normal(path) for path in images}
     chosen = [(info, path) for info, path in files if PurePosixPath(path).name.lower() in FILE_NAMES]
     for info, path in sorted(chosen, key=lambda file: file[1].count("/"))[:_MOST_FILES]:
         folder = path[: path.rfind("/") + 1]
@@ -55,7 +60,7 @@ def read_labels(files: Iterable[tuple[zipfile.ZipInfo, str]], images: Sequence[s
             if info.file_size > left:
                 raise Refused("labels", f"All label files together have more than {_MOST_BYTES:,} bytes.")
             left -= info.file_size
-            labels.class_names.update(_matches(_classes(path, read(info)), folder, images))
+            labels.class_names.update(_matches(_classes(path, read(info)), folder, normal))
         except Refused as refused:
             labels.problems[path] = refused.detail
         else:
@@ -63,10 +68,12 @@ def read_labels(files: Iterable[tuple[zipfile.ZipInfo, str]], images: Sequence[s
     return labels
 
 
-def _matches(classes: Mapping[str, str], folder: str, images: Sequence[str]) -> dict[str, str]:
-    """Returns the class names of those images in a folder that its label file names. Raises Refused if there are fewer
-    than half of them, since the folders are then more likely to be the classes."""
-    inside = {path: unicodedata.normalize("NFC", path[len(folder) :]) for path in images if path.startswith(folder)}
+def _matches(classes: Mapping[str, str], folder: str, images: Mapping[str, str]) -> dict[str, str]:
+    """Returns the class names of those images in a folder that its label file names. `images` maps paths to normalized
+    paths. Raises Refused if there are fewer than half of them, since the folders are then more likely to be the
+    classes."""
+    start = len(_normal(folder))
+    inside = {path: normal[start:] for path, normal in images.items() if path.startswith(folder)}
     names = Counter(PurePosixPath(own).name for own in inside.values())
     matches = {}
     for path, own in inside.items():
@@ -84,11 +91,9 @@ def _classes(path: str, data: bytes) -> dict[str, str]:
     text = data.decode("utf-8-sig", errors="replace")
     classes = {}
     try:
-        for row in _json_rows(text) if path.lower().endswith(".jsonl") else _csv_rows(text):
-            values = {str(name).strip().lower(): value for name, value in row.items()}
-            file, name = (_first(values, columns) for columns in (_FILE_COLUMNS, _CLASS_COLUMNS))
+        for file, name in _json_rows(text) if path.lower().endswith(".jsonl") else _csv_rows(text):
             if file and name:
-                classes[unicodedata.normalize("NFC", file.replace("\\", "/").removeprefix("./"))] = name
+                classes[_normal(file.replace("\\", "/").removeprefix("./"))] = name
     except (ValueError, AttributeError, RecursionError, csv.Error) as error:
         raise Refused("labels", "It cannot be read.") from error
     if not classes:
@@ -103,11 +108,39 @@ def _first(values: Mapping[str, Any], columns: Sequence[str]) -> str:
     return str(value).strip() if is_value else ""
 
 
-def _json_rows(text: str) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in text.split("\n") if line.strip())
+def _json_rows(text: str) -> Iterator[tuple[str, str]]:
+    """Yields the file name and the class name of each row; empty texts for missing ones."""
+    for line in text.split("\n"):
+        if line.strip():
+            values = {name.strip().lower(): value for name, value in json.loads(line).items()}
+            yield _first(values, _FILE_COLUMNS), _first(values, _CLASS_COLUMNS)
 
 
-def _csv_rows(text: str) -> Iterator[dict[Any, Any]]:
+def _csv_rows(text: str) -> Iterator[tuple[str, str]]:
+    """Yields the file name and the class name of each row that has both columns. Reads only these columns: a DictReader
+    would fill each row with every column of the header, so that a small file could take days."""
     header = text.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=header.count)
-    return iter(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(_DELIMITERS, key=header.count))
+    names = next(rows, [])
+    if len(names) > _MOST_COLUMNS:
+        raise Refused("labels", f"It has {len(names):,} columns; at most {_MOST_COLUMNS} are allowed.")
+    places = {name.strip().lower(): place for place, name in enumerate(names)}
+    file, name = (
+        next((places[each] for each in columns if each in places), None) for columns in (_FILE_COLUMNS, _CLASS_COLUMNS)
+    )
+    if file is None or name is None:
+        return
+    for row in rows:
+        if max(file, name) < len(row):
+            yield row[file].strip(), row[name].strip()
+
+
+def _normal(path: str) -> str:
+    """Returns a path in composed form (NFC). Paths with more than `_MOST_ACCENTS` combining characters in a row stay as
+    they are, since the time for normalizing them grows with the square of their number."""
+    accents = 0
+    for character in path if not path.isascii() else "":
+        accents = accents + 1 if unicodedata.combining(character) else 0
+        if accents > _MOST_ACCENTS:
+            return path
+    return unicodedata.normalize("NFC", path)

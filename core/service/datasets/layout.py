@@ -23,6 +23,9 @@ _NOTE_SUFFIXES = {".txt", ".md", ".rst", ".toml", ".ini", ".db", ".log", ".capti
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "readme", "license", "icon\r"}
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 _NAME_LENGTH = 100
+_LONGEST_DECOMPOSED = 4 * _NAME_LENGTH
+"""Max characters of a class name before it is normalized, which takes quadratic time. No character of the composed form
+stands for more than four."""
 _UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
 _COMPRESSIONS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 _AES = 99
@@ -163,8 +166,9 @@ def class_name(text: str) -> str:
     """Returns the class name for the name of a folder or for a label: NFC-normalized, with every kind of space replaced
     by a plain space. Raises Refused for a name that is too long or blank, contains control characters, or cannot be the
     name of a folder."""
-    spaced = "".join(" " if unicodedata.category(character) == "Zs" else character for character in text)
-    name = unicodedata.normalize("NFC", spaced).strip()
+    name = "".join(" " if unicodedata.category(character) == "Zs" else character for character in text).strip()
+    if len(name) <= _LONGEST_DECOMPOSED:
+        name = unicodedata.normalize("NFC", name)
     if len(name) > _NAME_LENGTH:
         detail = f"Its class name has {len(name)} characters; at most {_NAME_LENGTH} are allowed. Rename the class."
         raise Refused("class_name_too_long", detail)

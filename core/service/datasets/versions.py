@@ -57,7 +57,8 @@ def create(session: Session, resources: Resources, id: str, edit: Edit) -> Datas
     _check(edit.drop_classes, names, "drop_classes", "class")
     _check(edit.rename_classes, names, "rename_classes", "class")
     new_names = {old: _new_name(new) for old, new in edit.rename_classes.items()}
-    images = [(new_names.get(name, name), member) for name, member in images if name not in edit.drop_classes]
+    dropped = set(edit.drop_classes)
+    images = [(new_names.get(name, name), member) for name, member in images if name not in dropped]
     return _insert(session, resources, parent, parent.domain_id, images, zips, edit.name)
 
 

@@ -237,8 +237,23 @@ def test_redirects_share_one_deadline(server: Receiver) -> None:
     assert reason(server.url, seconds=0.5) == "timed_out"
 
 
+DEFAULTS = " ".join(f"a{number} CDATA ''" for number in range(100_000))
+HUGE = f"<!DOCTYPE a [<!ATTLIST x {DEFAULTS}>]><ListBucketResult>{'<x/>' * 500_000}</ListBucketResult>"
+"""Page of 4 MB with 50,000,000,000 attributes."""
+
+
 @pytest.mark.parametrize(
-    "page", [b"", b"no xml", b"<Error/>", b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><a>&b;</a>']
+    "page",
+    [
+        b"",
+        b"no xml",
+        b"<Error/>",
+        b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]><a>&b;</a>',
+        HUGE.encode(),
+        HUGE.encode("utf-16"),
+        HUGE.encode("utf-16-le"),
+    ],
+    ids=["empty", "no xml", "error", "entity", "attributes", "utf-16", "utf-16 without a mark"],
 )
 def test_listing_of_something_else_is_refused(page: bytes) -> None:
     with pytest.raises(Refused) as refused:

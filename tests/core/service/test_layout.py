@@ -1,7 +1,9 @@
 """Zips of common tools: names, folders, and other files next to the images."""
 
 import io
+import json
 import struct
+import time
 import zipfile
 import zlib
 
@@ -233,6 +235,44 @@ def test_large_label_files_are_not_inflated() -> None:
     with pytest.raises(ArchiveInvalid) as caught:
         inspect(zipped({"labels.csv": text, "1.png": picture(1), "2.png": picture(2)}), LIMITS)
     assert caught.value.code == "no_class_folders"
+
+
+ACCENTS = "\u0301" * 2_000_000 + "\u0316" * 2_000_000
+"""Combining characters whose normalization takes more than a day."""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("labels.csv", "file_name,class_name" + ",x" * 2_000_000 + "\n1" * 2_000_000, "2,000,002 columns; at most 100"),
+        ("labels.csv", "file_name,class_name" + ",x" * 98 + "\n1" * 4_000_000, "has no columns"),
+        ("labels.csv", "file_name,class_name\n" + f"{ACCENTS[1_990_000:2_010_000]}.png,cat\n" * 150, "names 0 of"),
+        ("metadata.jsonl", json.dumps({"file_name": f"{ACCENTS}.png", "label": "x"}, ensure_ascii=False), "names 0 of"),
+        ("metadata.jsonl", '{"file_name": "1", "label": "2", "a": %s}' % ("[" * 4_000_000), "cannot be read"),
+        ("metadata.jsonl", '{"file_name": "1", "label": %s}' % ("9" * 8_000_000), "cannot be read"),
+        ("metadata.jsonl", json.dumps(dict.fromkeys(range(400_000), 1)), "has no columns"),
+    ],
+    ids=["columns", "short rows", "names", "long name", "nesting", "number", "keys"],
+)
+def test_label_file_takes_time_in_proportion_to_its_size(name: str, text: str, reason: str) -> None:
+    started = time.monotonic()
+    report = checked({name: text.encode(), "cat/1.png": picture(1), "cat/2.png": picture(2)})
+    assert time.monotonic() - started < 120, "anything that is not in proportion takes hours"
+    (warning,) = report.warnings
+    assert reason in warning.detail
+
+
+def test_long_class_names_are_refused_without_normalizing_them() -> None:
+    lines = [json.dumps({"file_name": f"{number}.png", "label": ACCENTS[::2]}, ensure_ascii=False) for number in (1, 2)]
+    with pytest.raises(ArchiveInvalid, match="2000000 characters") as caught:
+        labelled("metadata.jsonl", *lines)
+    assert caught.value.code == "class_name_too_long"
+
+
+def test_paths_in_decomposed_form_are_named_by_composed_labels() -> None:
+    files = {f"Ba\u0308ume/{name}": data for name, data in (("u\u0308.png", picture(1)), ("o\u0308.png", picture(2)))}
+    report = checked({**files, "Ba\u0308ume/labels.csv": "file_name,label\nü.png,Öl\nö.png,O\u0308l\n".encode()})
+    assert classes(report) == dict.fromkeys(files, "Öl")
 
 
 def test_labels_and_captions_are_warned_about() -> None:
