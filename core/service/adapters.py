@@ -233,8 +233,8 @@ def delete(session: Session, id: str) -> Deletion:
     """Deletes an adapter, and returns the receipt of the deletion. Its generated images stay. Workers delete the stored
     file later, and evict the adapter from memory. Raises NotFound, AdapterActive, and AdapterInUse while an unfinished
     job needs it."""
-    adapter = get(session, id)
-    domain = domains.get(session, adapter.domain_id, lock=True)
+    domain = domains.get(session, get(session, id).domain_id, lock=True)
+    adapter = require(session, Adapter, "adapter", id, lock=True)  # another call may have deleted it meanwhile
     if domain.active_adapter_id == id:
         raise AdapterActive(id)
     if jobs := _unfinished_jobs(session, id):

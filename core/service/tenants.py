@@ -25,9 +25,9 @@ def create(session: Session, name: str) -> Tenant:
     return tenant
 
 
-def get(session: Session, id: str) -> Tenant:
+def get(session: Session, id: str, *, lock: bool = False) -> Tenant:
     """Returns the tenant with this id. Raises NotFound."""
-    return require(session, Tenant, "tenant", id)
+    return require(session, Tenant, "tenant", id, lock=lock)
 
 
 def names(session: Session, ids: Collection[str]) -> dict[str, str]:
@@ -46,7 +46,7 @@ def page(session: Session, request: PageRequest, name: str | None = None) -> Pag
 
 def change(session: Session, id: str, changes: dict[str, object]) -> Tenant:
     """Changes a tenant's columns to the values in `changes`: name, weight or quotas. Raises NotFound, NameTaken."""
-    tenant = get(session, id)
+    tenant = get(session, id, lock=True)
     name = changes.get("name")
     if isinstance(name, str) and name != tenant.name:
         _check_free(session, name)
@@ -61,7 +61,7 @@ def change(session: Session, id: str, changes: dict[str, object]) -> Tenant:
 def delete(session: Session, id: str) -> Deletion:
     """Deletes a tenant with all it owns, and returns the receipt of the deletion. Workers delete the tenant's stored
     objects later, and its rows too if there are very many. Raises NotFound."""
-    tenant = get(session, id)
+    tenant = get(session, id, lock=True)
     deletion = deletions.record(session, tenant, f"tenants/{id}/")
     deletions.remove(session, deletion, tenant)
     audit.record(session, "tenant.delete", id, tenant_id=id, detail={"deletion": deletion.id})

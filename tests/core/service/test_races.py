@@ -1,18 +1,55 @@
 """Concurrent changes that must not undo each other."""
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from core.service import domains, fleet, jobs, tenants
-from core.service.db.models import Generation
+from core.artifact.errors import NotFound
+from core.service import adapters, domains, fleet, images, jobs, metering, tenants
+from core.service.datasets import removal
+from core.service.db.lookup import find
+from core.service.db.models import (
+    Adapter,
+    Dataset,
+    Deletion,
+    Domain,
+    Finetune,
+    Generation,
+    GenerationImage,
+    StoredBytes,
+    Tenant,
+)
 from core.service.db.session import Database
 from core.service.errors import NameTaken
+from core.service.finetunes import service as finetunes
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
-from tests.core.service.rows import BASE, Sent, acting, add_generation, claim, tenant_with_domain
+from tests.core.service.rows import (
+    BASE,
+    Sent,
+    acting,
+    add_adapter,
+    add_dataset,
+    add_finetune,
+    add_generation,
+    claim,
+    tenant_with_domain,
+)
+
+MODELS: dict[str, Any] = {
+    "adapter": Adapter,
+    "dataset": Dataset,
+    "finetune": Finetune,
+    "generation": Generation,
+    "domain": Domain,
+    "tenant": Tenant,
+}
 
 
 def test_late_cancel_does_not_undo_a_success(database: Database) -> None:
@@ -42,6 +79,60 @@ def test_late_cancel_does_not_undo_a_success(database: Database) -> None:
         late.result()
     with database.session() as session:
         assert session.get_one(Generation, id).status == "succeeded"
+
+
+@pytest.mark.parametrize("noun", ["adapter", "dataset", "finetune", "generation", "domain", "tenant"])
+def test_only_one_of_many_deletions_counts(database: Database, noun: str) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite lets one transaction at a time in: they cannot meet")
+    scope, domain_id = tenant_with_domain(database)
+    with database.session() as session:
+        metering.add_stored_bytes(session, domain_id, 1000)
+        finetune = add_finetune(session, scope, domain_id, status="succeeded", checkpoint_bytes=50)
+        generation = add_generation(session, scope, domain_id, status="succeeded").id
+        size = {"size_bytes": 50, "width": 8, "height": 8, "sha256": "0" * 64, "object_key": "k"}
+        session.add(
+            GenerationImage(
+                generation_id=generation, index=0, tenant_id=scope.tenant, domain_id=domain_id, seed=0, **size
+            )
+        )
+        ids = {
+            "adapter": add_adapter(
+                session, scope, domain_id, 1, object_key=f"{domains.folder(scope.tenant, domain_id)}a"
+            ).id,
+            "dataset": add_dataset(session, scope, domain_id, archive_key="own", size_bytes=50).id,
+            "finetune": finetune,
+            "generation": generation,
+            "domain": domain_id,
+            "tenant": scope.tenant,
+        }
+    delete: dict[str, Callable[[Session, str], Deletion]] = {
+        "adapter": adapters.delete,
+        "dataset": removal.delete,
+        "finetune": finetunes.delete,
+        "generation": images.delete_generation,
+        "domain": domains.delete,
+        "tenant": tenants.delete,
+    }
+
+    def run(_: int) -> str:
+        try:
+            with database.session(SYSTEM if noun == "tenant" else scope) as session:
+                delete[noun](session, ids[noun])
+        except NotFound:
+            return "not found"
+        return "deleted"
+
+    with ThreadPoolExecutor(4) as pool:
+        with database.session() as session:
+            for model, id in ((Tenant, scope.tenant), (Domain, domain_id), (MODELS[noun], ids[noun])):
+                find(session, model, id, lock=True)
+            deletions = [pool.submit(run, number) for number in range(4)]
+            wait_for_waiting(database, 4)
+        assert sorted(deletion.result() for deletion in deletions) == ["deleted"] + ["not found"] * 3
+    with database.session() as session:
+        assert session.scalars(select(Deletion.target)).all() == [ids[noun]]
+        assert session.scalar(select(StoredBytes.bytes)) == (None if noun in ("domain", "tenant") else 950)
 
 
 @pytest.mark.parametrize("way", ["requeue", "requeue_later"])
@@ -94,6 +185,16 @@ def test_workers_that_start_together_register_one_base(database: Database) -> No
         list(pool.map(register, range(4)))
     with database.session() as session:
         assert fleet.served_base(session, "mini") == BASE
+
+
+def wait_for_waiting(database: Database, count: int) -> None:
+    """Waits until so many transactions wait for a lock of another one."""
+    waiting = text("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+    deadline = time.monotonic() + 60
+    with database.engine.connect() as connection:
+        while connection.execute(waiting).scalar_one() < count:
+            assert time.monotonic() < deadline, "they do not wait"
+            time.sleep(0.01)
 
 
 def _create(noun: str, session: Session, scope: Scope) -> None:
