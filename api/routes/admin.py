@@ -90,16 +90,22 @@ def list_keys(id: str, database: DatabaseDep, admin: AdminDep, page: PageDep) ->
         return listing(keys.page(session, id, page), KeyOut.model_validate)
 
 
-@router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked))
+@router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked, LastAdminKey))
 def change_key(id: str, body: KeyChange, database: DatabaseDep, admin: AdminDep) -> KeyOut:
-    """Change the name or expiry of an API key."""
+    """Change the name or expiry of an API key. The last administrator's key cannot be made to expire."""
     with database.session(admin) as session:
         return KeyOut.model_validate(keys.change(session, id, changes(body)))
 
 
-@router.post("/keys/{id}/rotate", status_code=201, operation_id="rotate_key", responses=problems(NotFound, KeyRevoked))
+@router.post(
+    "/keys/{id}/rotate",
+    status_code=201,
+    operation_id="rotate_key",
+    responses=problems(NotFound, KeyRevoked, LastAdminKey),
+)
 def rotate_key(id: str, body: KeyRotate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
-    """Replace an API key by a new one with the same name and scopes. The old key works for `overlap_seconds` more."""
+    """Replace an API key by a new one with the same name and scopes. The old key works for `overlap_seconds` more.
+    The successor of the last administrator's key cannot expire."""
     with database.session(admin) as session:
         return _issued(keys.rotate(session, id, body.overlap_seconds, body.lifetime_seconds))
 

@@ -56,7 +56,7 @@ class LastAdminKey(CoreError):
     code, status, title = "last_admin_key", 409, "Last administrator's key"
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"'{id}' is the last working administrator's key. Rotate it and use the new key.")
+        super().__init__(f"'{id}' is the last administrator's key that stays valid. Rotate it, without a lifetime.")
 
 
 class IdempotencyMismatch(CoreError):

@@ -58,7 +58,9 @@ def page(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]
 
 def change(session: Session, id: str, changes: dict[str, Any]) -> ApiKey:
     """Changes an API key's `name`, or makes it expire `lifetime_seconds` from now (None: never). Raises NotFound,
-    KeyRevoked."""
+    KeyRevoked, and LastAdminKey if no administrator's key would stay."""
+    if changes.get("lifetime_seconds") is not None:
+        _check_another_stays(session, id)
     key = _living_key(session, id)
     if "name" in changes:
         key.name = changes["name"]
@@ -70,7 +72,9 @@ def change(session: Session, id: str, changes: dict[str, Any]) -> ApiKey:
 
 def rotate(session: Session, id: str, overlap_seconds: int, lifetime_seconds: int | None = None) -> IssuedKey:
     """Creates an API key that replaces the key `id`. The old key stays valid for at most `overlap_seconds`. Raises
-    NotFound, KeyRevoked."""
+    NotFound, KeyRevoked, and LastAdminKey if no administrator's key would stay."""
+    if lifetime_seconds is not None:
+        _check_another_stays(session, id)
     old = _living_key(session, id)
     overlap_ends = database_now(session) + datetime.timedelta(seconds=overlap_seconds)
     old.expires_at = min(old.expires_at or overlap_ends, overlap_ends)
@@ -81,11 +85,9 @@ def rotate(session: Session, id: str, overlap_seconds: int, lifetime_seconds: in
 
 
 def revoke(session: Session, id: str) -> None:
-    """Revokes an API key permanently. Raises NotFound, or LastAdminKey for the last valid administrator's key."""
-    key = require(session, ApiKey, "key", id)
-    if key.tenant_id is None and list(_lock_working_admin_keys(session)) == [id]:
-        raise LastAdminKey(id)
-    session.refresh(key, with_for_update=True)
+    """Revokes an API key permanently. Raises NotFound, or LastAdminKey if no administrator's key would stay."""
+    _check_another_stays(session, id)
+    key = require(session, ApiKey, "key", id, lock=True)
     key.revoked_at = key.revoked_at or database_now(session)
     audit.record(session, "key.revoke", id, tenant_id=key.tenant_id)
 
@@ -140,9 +142,9 @@ def identity(session: Session) -> tuple[Row[Any], Tenant | None]:
 def ensure_admin_key(session: Session, configured: str | None) -> str | None:
     """Ensures that there is an administrator's API key. `configured` is the key from the settings, if there is one.
 
-    Without a configured key, creates one if no administrator has any, and returns it, to be printed once; otherwise
-    returns None. A configured key that differs from the one configured before replaces it; an unchanged configured key
-    that was revoked stays revoked.
+    Without a configured key, creates one if no administrator has one that works, and returns it, to be printed once;
+    otherwise returns None. A configured key that differs from the one configured before replaces it; an unchanged
+    configured key that was revoked stays revoked.
     """
     if configured is None:
         if _any_admin_key(session):
@@ -233,11 +235,19 @@ def _note_use(session: Session, id: str, now: datetime.datetime) -> None:
         session.connection().execute(update(ApiKey).where(ApiKey.id == id).values(last_used_at=now))
 
 
-def _lock_working_admin_keys(session: Session) -> Sequence[str]:
-    """Locks all valid API keys of administrators, and returns their ids. So two administrators cannot revoke each
-    other's key at the same time; the fixed order of the locks avoids deadlocks."""
-    statement = select(ApiKey.id).where(ApiKey.tenant_id.is_(None), *_works()).order_by(ApiKey.id)
-    return session.scalars(statement.with_for_update()).all()
+def _check_another_stays(session: Session, id: str) -> None:
+    """Raises LastAdminKey if the API key `id` is the last one of an administrator that works and never expires, or the
+    last one that works if all of them expire; NotFound if it does not exist. Otherwise the key may end.
+
+    Locks all of these keys, so that two administrators cannot end each other's key at the same time; the fixed order of
+    the locks avoids deadlocks."""
+    if require(session, ApiKey, "key", id).tenant_id is not None:
+        return
+    statement = select(ApiKey.id, ApiKey.expires_at).where(ApiKey.tenant_id.is_(None), *_works()).order_by(ApiKey.id)
+    working = session.execute(statement.with_for_update()).all()
+    lasting = [key for key in working if key.expires_at is None] or working
+    if [key.id for key in lasting] == [id]:
+        raise LastAdminKey(id)
 
 
 def _works() -> tuple[ColumnElement[bool], ...]:
@@ -245,4 +255,4 @@ def _works() -> tuple[ColumnElement[bool], ...]:
 
 
 def _any_admin_key(session: Session) -> bool:
-    return session.execute(select(ApiKey.id).where(ApiKey.tenant_id.is_(None)).limit(1)).first() is not None
+    return session.execute(select(ApiKey.id).where(ApiKey.tenant_id.is_(None), *_works()).limit(1)).first() is not None

@@ -138,9 +138,11 @@ def test_revoked_key_cannot_be_changed_or_rotated(api: Api, admin: Client) -> No
     problem(client.get("/v1/domains"), 401, "unauthenticated")
 
 
-def test_last_administrators_key_cannot_be_revoked(admin: Client) -> None:
+def test_last_administrators_key_cannot_be_ended(admin: Client) -> None:
     id = admin.read("/v1/key")["id"]
     problem(admin.delete(f"/v1/admin/keys/{id}"), 409, "last_admin_key")
+    problem(admin.patch(f"/v1/admin/keys/{id}", {"lifetime_seconds": 60}), 409, "last_admin_key")
+    problem(admin.post(f"/v1/admin/keys/{id}/rotate", {"lifetime_seconds": 60}), 409, "last_admin_key")
     assert admin.read("/v1/key")["revoked_at"] is None
 
 

@@ -4,16 +4,16 @@ cascading deletion."""
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
 from core.artifact.training import TrainingSettings
 from core.service import adapters, audit, domains, generations, keys, metering, tenants
 from core.service.config import Settings
 from core.service.datasets import service as datasets
-from core.service.db.models import AuditEntry, Deletion, Domain, Generation
+from core.service.db.models import ApiKey, AuditEntry, Deletion, Domain, Generation
 from core.service.db.paging import PageRequest
-from core.service.db.session import Database
+from core.service.db.session import Database, database_now
 from core.service.errors import (
     AdapterQuarantined,
     DatasetNotReady,
@@ -164,6 +164,42 @@ def test_revoked_configured_key_stays_revoked_until_another_is_configured(databa
         assert keys.authenticate(session, "another").scopes == {"admin"}
         entries = audit.page(session, None, PageRequest()).data
         assert [entry.action for entry in entries] == ["key.configure", "key.revoke", "key.configure", "key.create"]
+
+
+def test_last_administrators_key_is_never_made_to_expire(database: Database) -> None:
+    def change(id: str) -> None:
+        with database.session() as session:
+            keys.change(session, id, {"lifetime_seconds": 3600})
+
+    with database.session() as session:
+        first = keys.authenticate(session, keys.ensure_admin_key(session, None) or "").key
+    with pytest.raises(LastAdminKey):
+        change(first)
+    with pytest.raises(LastAdminKey), database.session() as session:
+        keys.rotate(session, first, overlap_seconds=0, lifetime_seconds=1)
+    with database.session() as session:
+        assert keys.change(session, first, {"name": "renamed", "lifetime_seconds": None}).expires_at is None
+        second = keys.rotate(session, first, overlap_seconds=3600).row.id
+    with pytest.raises(LastAdminKey), database.session() as session:
+        keys.revoke(session, second)  # the first one works for an hour only
+    with database.session() as session:
+        keys.change(session, first, {"lifetime_seconds": None})
+    with ThreadPoolExecutor(2) as pool:  # two administrators let each other's key expire at the same time
+        errors = [run.exception() for run in [pool.submit(change, id) for id in (first, second)]]
+    assert sorted(type(error).__name__ for error in errors) == ["LastAdminKey", "NoneType"]
+
+
+@pytest.mark.parametrize("ended", ["revoked_at", "expires_at"])
+def test_start_creates_an_administrators_key_when_none_works(database: Database, ended: str) -> None:
+    with database.session() as session:
+        issued = keys.ensure_admin_key(session, None)
+        session.execute(update(ApiKey).values({ended: database_now(session)}))
+    with database.session() as session:
+        again = keys.ensure_admin_key(session, None)
+        assert again is not None
+        assert again != issued
+        assert keys.ensure_admin_key(session, None) is None
+        assert keys.authenticate(session, again).scopes == {"admin"}
 
 
 def test_last_administrators_key_is_rotated_but_never_revoked(database: Database) -> None:
