@@ -254,7 +254,7 @@ def delete(session: Session, id: str) -> Deletion:
 def quarantine(session: Session, adapter_id: str) -> None:
     """Marks an adapter as quarantined, so that no generation uses it, because its stored file is broken. Does nothing
     if the adapter is gone. The session must be a worker's, which sees every tenant's rows."""
-    adapter = find(session, Adapter, adapter_id)
+    adapter = find(session, Adapter, adapter_id, lock=True)
     if adapter is not None and adapter.status != "quarantined":
         adapter.status = "quarantined"
         events.adapter(session, adapter, "quarantined")

@@ -212,7 +212,7 @@ def preview(session: Session, id: str, index: int, step: int) -> GenerationPrevi
 def cancel(session: Session, id: str) -> Generation:
     """Cancels a generation: at once if it is queued, at its next sampling step if it is running. Raises NotFound,
     JobFinished."""
-    generation = get(session, id)
+    generation = require(session, Generation, "generation", id, lock=True)  # a worker may end it just now
     if generation.status in ENDED:
         raise JobFinished("generation", id, generation.status)
     jobs.request_cancel(session, generation)

@@ -246,7 +246,7 @@ def evaluations(session: Session, id: str) -> list[dict[str, Any]]:
 def cancel(session: Session, id: str) -> Finetune:
     """Cancels a fine-tune: at once if it is queued, at its next training step if it is running. Raises NotFound,
     JobFinished."""
-    finetune = get(session, id)
+    finetune = require(session, Finetune, "finetune", id, lock=True)  # a worker may end it just now
     if finetune.status in ENDED:
         raise JobFinished("fine-tune", id, finetune.status)
     jobs.request_cancel(session, finetune)

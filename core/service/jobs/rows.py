@@ -131,13 +131,10 @@ def report(session: Session, job: JobRow, type: str, data: dict[str, Any]) -> No
 
 
 def request_cancel(session: Session, job: JobRow) -> bool:
-    """Requests the cancellation of a job. If no worker has claimed the job, ends it as cancelled at once and returns
-    True."""
-    statement = update(type(job)).where(type(job).id == job.id, type(job).cancel_requested_at.is_(None))
-    session.execute(statement.values(cancel_requested_at=database_now(session)))
-    session.refresh(job, with_for_update=True)
-    # A worker may have ended the job while this call waited for the row's lock: finished rows must not change.
-    if job.lease_expires_at is not None or job.finished_at is not None:
+    """Requests the cancellation of an unfinished job, whose row must be locked. If no worker has claimed the job, ends
+    it as cancelled at once and returns True."""
+    job.cancel_requested_at = job.cancel_requested_at or database_now(session)
+    if job.lease_expires_at is not None:
         return False
     finish(session, job, "cancelled")
     return True

@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
-from core.service import adapters, domains, fleet, images, jobs, metering, tenants
+from core.service import adapters, domains, fleet, generations, images, jobs, keys, metering, tenants
 from core.service.datasets import removal
 from core.service.db.lookup import find
 from core.service.db.models import (
@@ -26,7 +26,7 @@ from core.service.db.models import (
     Tenant,
 )
 from core.service.db.session import Database
-from core.service.errors import NameTaken
+from core.service.errors import JobFinished, NameTaken
 from core.service.finetunes import service as finetunes
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
@@ -53,38 +53,69 @@ MODELS: dict[str, Any] = {
 
 
 def test_late_cancel_does_not_undo_a_success(database: Database) -> None:
-    if database.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite lets one transaction at a time in: the two cannot meet")
+    skip_sqlite(database)
     scope, domain_id = tenant_with_domain(database)
     with database.session() as session:
         id = add_generation(session, scope, domain_id).id
     claimed = claim(database)
-    seen, ended = threading.Event(), threading.Event()
 
     def cancel() -> None:
-        with database.session() as session:
-            job = session.get_one(Generation, id)
-            seen.set()
-            ended.wait(10)
-            assert not jobs.request_cancel(session, job)
+        with database.session(scope) as session:
+            generations.cancel(session, id)
 
     with ThreadPoolExecutor(1) as pool:
-        late = pool.submit(cancel)
-        seen.wait(10)
         with database.session() as session:
             job = jobs.guarded(session, Generation, claimed)
             assert job is not None
             jobs.finish(session, job, "succeeded")
-        ended.set()
-        late.result()
+            session.flush()
+            late = pool.submit(cancel)
+            wait_for_waiting(database, 1)
+        with pytest.raises(JobFinished):
+            late.result()
     with database.session() as session:
-        assert session.get_one(Generation, id).status == "succeeded"
+        ended = session.get_one(Generation, id)
+        assert (ended.status, ended.cancel_requested_at) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("noun", ["generation", "finetune", "adapter", "key", "renamed key", "tenant"])
+def test_row_that_another_transaction_deletes_is_not_found(database: Database, noun: str) -> None:
+    skip_sqlite(database)
+    scope, domain_id = tenant_with_domain(database)
+    with database.session() as session:
+        finetune = add_finetune(session, scope, domain_id)
+        generation = add_generation(session, scope, domain_id).id
+        adapter = add_adapter(session, scope, domain_id, 1).id
+        key = keys.issue(session, scope.tenant, "key").row.id
+    change: dict[str, Callable[[Session], object]] = {
+        "generation": lambda session: generations.cancel(session, generation),
+        "finetune": lambda session: finetunes.cancel(session, finetune),
+        "adapter": lambda session: adapters.quarantine(session, adapter),
+        "key": lambda session: keys.revoke(session, key),
+        "renamed key": lambda session: keys.change(session, key, {"name": "renamed"}),
+        "tenant": lambda session: tenants.change(session, scope.tenant, {"weight": 2.0}),
+    }
+
+    def run() -> None:
+        with database.session() as session:
+            change[noun](session)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.session() as session:
+            tenants.delete(session, scope.tenant)
+            session.flush()
+            late = pool.submit(run)
+            wait_for_waiting(database, 1)
+        if noun == "adapter":
+            late.result()
+        else:
+            with pytest.raises(NotFound):
+                late.result()
 
 
 @pytest.mark.parametrize("noun", ["adapter", "dataset", "finetune", "generation", "domain", "tenant"])
 def test_only_one_of_many_deletions_counts(database: Database, noun: str) -> None:
-    if database.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite lets one transaction at a time in: they cannot meet")
+    skip_sqlite(database)
     scope, domain_id = tenant_with_domain(database)
     with database.session() as session:
         metering.add_stored_bytes(session, domain_id, 1000)
@@ -185,6 +216,11 @@ def test_workers_that_start_together_register_one_base(database: Database) -> No
         list(pool.map(register, range(4)))
     with database.session() as session:
         assert fleet.served_base(session, "mini") == BASE
+
+
+def skip_sqlite(database: Database) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite lets one transaction at a time in: they cannot meet")
 
 
 def wait_for_waiting(database: Database, count: int) -> None:
