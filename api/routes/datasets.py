@@ -145,8 +145,8 @@ def change_dataset(
     "/datasets/{id}", status_code=204, operation_id="delete_dataset", responses=deleted(NotFound, DatasetInUse)
 )
 def delete_dataset(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
-    """Delete a data set with its images, unless an unfinished fine-tune needs it. Adapters that were trained on it
-    stay. `Location` points to the receipt of the deletion."""
+    """Delete a data set with its images, unless an unfinished fine-tune or copy needs it. Adapters that were trained on
+    it stay. `Location` points to the receipt of the deletion."""
     with database.session(scope) as session:
         deletion = removal.delete(session, id)
     response.headers["Location"] = f"/v1/deletions/{deletion.id}"

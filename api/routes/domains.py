@@ -13,7 +13,7 @@ from api.schemas.common import Listing, Name, changes, listing
 from api.schemas.domains import DomainChange, DomainCreate, DomainOut
 from core.artifact.errors import NotFound
 from core.service import domains, etags
-from core.service.errors import ChangedMeanwhile, NameTaken
+from core.service.errors import ChangedMeanwhile, DomainInUse, NameTaken
 
 router = APIRouter(prefix="/v1/domains", tags=["domains"], route_class=IdempotentRoute)
 
@@ -70,10 +70,10 @@ def change_domain(
         return with_cover(session, request, domain)
 
 
-@router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound))
+@router.delete("/{id}", status_code=204, operation_id="delete_domain", responses=deleted(NotFound, DomainInUse))
 def delete_domain(id: str, response: Response, database: DatabaseDep, scope: WriterDep) -> None:
-    """Delete a domain with its data sets, fine-tunes, adapters and images. `Location` points to the receipt of the
-    deletion."""
+    """Delete a domain with its data sets, fine-tunes, adapters and images, unless an unfinished copy or fine-tune of
+    another domain needs its data sets or adapters. `Location` points to the receipt of the deletion."""
     with database.session(scope) as session:
         deletion = domains.delete(session, id)
     response.headers["Location"] = f"/v1/deletions/{deletion.id}"

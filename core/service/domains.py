@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import exists, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from core.artifact.errors import NotFound
 from core.artifact.jobs import UNFINISHED
@@ -11,10 +11,22 @@ from core.service import audit, deletions, etags, idempotency, jobs
 from core.service.db.base import new_id
 from core.service.db.isolation import scope_of
 from core.service.db.lookup import require
-from core.service.db.models import Adapter, Deletion, Domain, Generation, GenerationImage, StoredBytes
+from core.service.db.models import (
+    Adapter,
+    Dataset,
+    Deletion,
+    Domain,
+    Finetune,
+    Generation,
+    GenerationImage,
+    StoredBytes,
+)
 from core.service.db.names import named_once
 from core.service.db.paging import Page, PageRequest, fetch_page
-from core.service.errors import NameTaken
+from core.service.errors import DomainInUse, NameTaken
+
+_NAMED_JOBS = 5
+"""Max jobs of each kind that the error of a domain in use names."""
 
 
 def create(session: Session, name: str, description: str, base_model: str) -> Domain:
@@ -94,8 +106,11 @@ def delete(session: Session, id: str) -> Deletion:
     """Deletes a domain with all it owns, and returns the receipt of the deletion. Also deletes the responses stored for
     idempotency keys that contain the domain. Workers delete the domain's stored objects later, and its rows too if
     there are very many. Running jobs stop, since their rows are gone. Generations of other domains that mix a version
-    of this domain into theirs fail. Raises NotFound."""
+    of this domain into theirs fail. Raises NotFound, and DomainInUse while an unfinished copy or fine-tune of
+    another domain needs a data set or version of this domain."""
     domain = get(session, id, lock=True)
+    if jobs := _jobs_elsewhere(session, id):
+        raise DomainInUse(id, jobs)
     _fail_mixes(session, id)
     deletion = deletions.record(session, domain, folder(domain.tenant_id, id))
     idempotency.forget(session, domain.tenant_id, id)
@@ -107,6 +122,20 @@ def delete(session: Session, id: str) -> Deletion:
 def folder(tenant_id: str, domain_id: str) -> str:
     """Returns the storage key prefix of all objects that belong to a domain."""
     return f"tenants/{tenant_id}/domains/{domain_id}/"
+
+
+def _jobs_elsewhere(session: Session, id: str) -> list[str]:
+    """Returns the ids of unfinished fine-tunes and copies of other domains that read files of this domain, up to
+    `_NAMED_JOBS` of each."""
+    versions = select(Adapter.id).where(Adapter.domain_id == id)
+    finetunes = select(Finetune.id).where(Finetune.from_adapter_id.in_(versions), Finetune.domain_id != id)
+    original = aliased(Dataset)
+    copies = select(Dataset.id).join(original, original.id == Dataset.parent_id)
+    jobs = (
+        finetunes.where(Finetune.status.in_(UNFINISHED)),
+        copies.where(original.domain_id == id, Dataset.domain_id != id, Dataset.status == "validating"),
+    )
+    return [job for each in jobs for job in session.scalars(each.limit(_NAMED_JOBS))]
 
 
 def _fail_mixes(session: Session, id: str) -> None:

@@ -168,10 +168,22 @@ class ImportRefused(CoreError):
 class DatasetInUse(CoreError):
     code, status, title = "dataset_in_use", 409, "Data set in use"
 
-    def __init__(self, id: str, finetunes: Sequence[str]) -> None:
-        """`finetunes` has the ids of some of the unfinished fine-tunes that need the data set."""
+    def __init__(self, id: str, jobs: Sequence[str]) -> None:
+        """`jobs` has the ids of some of the unfinished fine-tunes and copies that need the data set."""
         super().__init__(
-            f"'{id}' is needed by {', '.join(finetunes)}. Wait until they end or cancel them, then delete it."
+            f"'{id}' is needed by {', '.join(jobs)}. Wait until they end, or cancel the fine-tunes and delete the "
+            "copies, then delete it."
+        )
+
+
+class DomainInUse(CoreError):
+    code, status, title = "domain_in_use", 409, "Domain in use"
+
+    def __init__(self, id: str, jobs: Sequence[str]) -> None:
+        """`jobs` has the ids of some of the other domains' unfinished fine-tunes and copies that need this domain."""
+        super().__init__(
+            f"'{id}' is needed by {', '.join(jobs)} of other domains. Wait until they end, or cancel the fine-tunes "
+            "and delete the copies, then delete it."
         )
 
 

@@ -10,10 +10,11 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, case, delete, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.service import discards
+from core.service.datasets import removal
 from core.service.db.base import Now
 from core.service.db.models import (
     AuditEntry,
@@ -151,13 +152,18 @@ def checkpoints(session: Session, before: Time, limit: int) -> int:
 
 
 def rejected_archives(session: Session, before: Time, limit: int) -> int:
-    """Deletes the archives of data sets that were rejected before `before`. The rows of the data sets stay, with the
-    reports of what was wrong."""
-    due = select(Dataset).where(Dataset.status == "rejected", Dataset.archive_key != "", Dataset.finished_at < before)
+    """Deletes the archives of data sets that were rejected before `before`, and releases the zips of versions whose
+    worker was lost. The rows of the data sets stay, with the reports of what was wrong."""
+    has_zips = or_(Dataset.archive_key != "", Dataset.sources != [])
+    due = select(Dataset).where(Dataset.status == "rejected", has_zips, Dataset.finished_at < before)
     rows = [row for (row,) in _oldest(session, due, Dataset.finished_at, limit, Dataset)]
-    gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in rows]
-    for row in rows:
+    versions = [row for row in rows if not row.archive_key]
+    archives = [row for row in rows if row.archive_key]
+    gone = [(row.domain_id, row.tenant_id, row.archive_key, row.size_bytes) for row in archives]
+    for row in archives:
         row.archive_key, row.archive_sha256 = "", ""
+    for row in sorted(versions, key=lambda version: version.domain_id):  # always in the same order, against deadlocks
+        removal.release(session, row)
     discards.discard(session, gone)
     return len(rows)
 

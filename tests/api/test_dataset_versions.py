@@ -10,7 +10,8 @@ from api.deps import Services
 from core.service import deletions, discards, orphans
 from core.service.datasets import service as datasets
 from core.service.datasets.reading import read_stored
-from core.service.db.models import Dataset
+from core.service.db.models import Dataset, Domain
+from core.service.db.session import database_now
 from core.service.tenancy import Scope
 from tests.api.client import Client, png, problem, validate_datasets, zip_of
 from tests.core.service.rows import add_dataset
@@ -201,3 +202,45 @@ def test_copy_belongs_to_its_own_domain(tenant: Client, domain: str, first: str,
     assert tenant.get(f"/v1/datasets/{copy['id']}/images/4/thumbnail").status_code == 200
     edited = made(tenant, copy["id"], services, drop_classes=["cat"])
     assert colours(services, edited["id"]) == [(0, 120), (1, 200)]
+
+
+@pytest.mark.parametrize("end", ["copied", "copy deleted"])
+def test_original_of_an_unfinished_copy_cannot_be_deleted(
+    tenant: Client, domain: str, first: str, services: Services, end: str
+) -> None:
+    """The copy is one of a version, whose zip is that of another data set."""
+    version = made(tenant, first, services, drop_classes=["owl"])["id"]
+    target = tenant.made("/v1/domains", {"name": "Target"})["id"]
+    copy = tenant.made(f"/v1/domains/{target}/datasets/copies", {"dataset_id": version})["id"]
+    assert copy in problem(tenant.delete(f"/v1/datasets/{version}"), 409, "dataset_in_use")["detail"]
+    assert copy in problem(tenant.delete(f"/v1/domains/{domain}"), 409, "domain_in_use")["detail"]
+    assert tenant.delete(f"/v1/datasets/{first}").status_code == 204, "the version keeps the zip"
+    forget_deleted(services)
+    if end == "copied":
+        validate_datasets(services)
+        assert colours(services, copy) == [(0, 10), (0, 60), (1, 120)]
+    else:
+        assert tenant.delete(f"/v1/datasets/{copy}").status_code == 204
+    assert tenant.delete(f"/v1/datasets/{version}").status_code == 204
+    assert tenant.delete(f"/v1/domains/{domain}").status_code == 204
+
+
+def test_unfinished_edit_does_not_block_deletions(tenant: Client, domain: str, first: str, services: Services) -> None:
+    """A version of the same domain keeps the zips that it needs."""
+    edited = tenant.made(f"/v1/datasets/{first}/versions", {"drop_classes": ["owl"]})["id"]
+    assert tenant.delete(f"/v1/datasets/{first}").status_code == 204
+    forget_deleted(services)
+    validate_datasets(services)
+    assert colours(services, edited) == [(0, 10), (0, 60), (1, 120)]
+    tenant.made(f"/v1/datasets/{edited}/versions", {"drop_classes": ["dog"]})
+    assert tenant.delete(f"/v1/domains/{domain}").status_code == 204
+
+
+def test_copy_is_refused_while_its_original_is_being_deleted(
+    tenant: Client, domain: str, first: str, services: Services
+) -> None:
+    """A very large domain is hidden at once, and its rows are deleted later."""
+    target = tenant.made("/v1/domains", {"name": "Target"})["id"]
+    with services.database.session() as session:
+        session.get_one(Domain, domain).deleted_at = database_now(session)
+    problem(tenant.post(f"/v1/domains/{target}/datasets/copies", {"dataset_id": first}), 404, "not_found")

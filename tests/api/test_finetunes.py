@@ -335,6 +335,19 @@ def test_fine_tune_continues_from_a_version_with_its_method_and_size(
     assert unfinished in used["detail"]
 
 
+def test_domain_stays_while_another_domain_continues_from_its_version(
+    tenant: Client, domain: str, adapter: str, services: Services
+) -> None:
+    elsewhere = tenant.made("/v1/domains", {"name": "Elsewhere"})["id"]
+    dataset = tenant.upload(f"/v1/domains/{elsewhere}/datasets", images_zip()).json()["id"]
+    validate_datasets(services)
+    body = {"dataset_id": dataset, "steps": 10, "from_adapter_id": adapter}
+    id = tenant.made(f"/v1/domains/{elsewhere}/finetunes", body)["id"]
+    assert id in problem(tenant.delete(f"/v1/domains/{domain}"), 409, "domain_in_use")["detail"]
+    tenant.made(f"/v1/finetunes/{id}/cancel")
+    assert tenant.delete(f"/v1/domains/{domain}").status_code == 204
+
+
 def test_version_of_another_tenant_or_base_is_not_continued(
     tenant: Client, other: Client, domain: str, dataset: str, adapter: str, services: Services
 ) -> None:

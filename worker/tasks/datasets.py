@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from core.artifact.errors import CoreError
 from core.ml.bundled import sample_domain_folder
-from core.service.datasets import imports, samples, validation
+from core.service.datasets import imports, removal, samples, validation
 from core.service.datasets.service import folder, limits
 from core.service.db.models import Dataset
 from core.service.errors import ArchiveInvalid
@@ -57,6 +57,8 @@ class Validation(Attempt[Dataset]):
             validation.record_rejection(row, error)
         if self._import is not None:
             imports.release(session, row)
+        elif row.sources:
+            removal.release(session, row)
 
     def _work_on_import(self, fetching: imports.Import) -> None:
         """Stores the zip of the fetched images, and validates it. Adds the files that could not be fetched to the

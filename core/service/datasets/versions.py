@@ -67,6 +67,7 @@ def copy(session: Session, resources: Resources, domain_id: str, id: str, name: 
     can be deleted with all of its objects. Raises NotFound, DatasetNotReady, EditInvalid, QuotaExceeded,
     StorageQuotaExceeded."""
     domain, original, zips = domains.get(session, domain_id), get(session, id, lock=True), list[Zip]()
+    domains.get(session, original.domain_id, lock=True)  # against its deletion meanwhile
     if original.domain_id == domain.id:
         raise EditInvalid("dataset_id", "It is in this domain already. Create a version of it instead.")
     images = _images(original, zips)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
 from core.service import adapters, domains, fleet, generations, images, jobs, keys, metering, tenants
-from core.service.datasets import removal
+from core.service.config import Settings
+from core.service.datasets import removal, versions
 from core.service.db.lookup import find
 from core.service.db.models import (
     Adapter,
@@ -26,7 +28,7 @@ from core.service.db.models import (
     Tenant,
 )
 from core.service.db.session import Database
-from core.service.errors import JobFinished, NameTaken
+from core.service.errors import DomainInUse, JobFinished, NameTaken
 from core.service.finetunes import service as finetunes
 from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import SYSTEM, Scope
@@ -221,6 +223,28 @@ def test_workers_that_start_together_register_one_base(database: Database) -> No
 def skip_sqlite(database: Database) -> None:
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite lets one transaction at a time in: they cannot meet")
+
+
+def test_domain_is_not_deleted_while_a_copy_of_its_dataset_is_created(database: Database) -> None:
+    skip_sqlite(database)
+    scope, original = tenant_with_domain(database)
+    resources = SimpleNamespace(settings=Settings(_env_file=None), dispatcher=Sent())  # type: ignore[call-arg]
+    members = [{"file": f"{n}.png", "class_id": 0, "sha256": str(n) * 64} for n in range(2)]
+    with database.session() as session:
+        target = domains.create(acting(session, scope), "target", "", "mini").id
+        dataset = add_dataset(session, scope, original, members=members).id
+
+    def delete() -> None:
+        with database.session(scope) as session:
+            domains.delete(session, original)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.session(scope) as session:
+            versions.copy(session, resources, target, dataset)  # type: ignore[arg-type]
+            late = pool.submit(delete)
+            wait_for_waiting(database, 1)
+        with pytest.raises(DomainInUse):
+            late.result()
 
 
 def wait_for_waiting(database: Database, count: int) -> None:

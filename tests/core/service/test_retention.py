@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from core.artifact.errors import NotFound
 from core.artifact.training import TrainingSettings
-from core.service import discards, domains, expiry, generations, images, jobs, quotas, tenants
+from core.service import discards, domains, expiry, generations, images, jobs, metering, quotas, tenants
 from core.service.config import Settings
 from core.service.db.models import (
     AuditEntry,
@@ -321,6 +321,24 @@ def test_rejected_archive_is_deleted_and_its_report_stays(
     with database.session() as session:
         [row] = session.execute(select(Dataset).where(Dataset.archive_key == "")).scalars()
         assert row.report == {"rejected": ["old"]}
+
+
+def test_zips_of_versions_that_were_rejected_are_released(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str]
+) -> None:
+    """The zip of an edited data set stays with the latter."""
+    shared, copied = (
+        {"key": objects.put(f"{name}.zip", b"zip").key, "sha256": "0" * 64, "size_bytes": 3} for name in "ab"
+    )
+    with database.session() as session:
+        add_dataset(session, *owner, archive_key=shared["key"], size_bytes=3)
+        metering.add_stored_bytes(session, owner[1], 6)
+        for zip in (shared, copied):
+            row = add_dataset(session, *owner, archive_key="", size_bytes=0, sources=[zip], status="rejected")
+            row.finished_at = ago(session, 8)
+    assert sweep(database, objects, keep_rejected_days=7) == 2
+    assert (objects.list(""), stored(database, owner[0])) == ([shared["key"]], 3)
+    assert sweep(database, objects, keep_rejected_days=7) == 0
 
 
 def test_old_records_are_deleted_and_new_ones_stay(database: Database, objects: FolderStore) -> None:
