@@ -3,11 +3,10 @@
 import logging
 import queue
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 from PIL import Image
 from sqlalchemy.orm import Session
@@ -17,7 +16,7 @@ from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, CoreError, E
 from core.artifact.png import encode_png, image_settings
 from core.ml.serving.request import Drawn, ImageRequest
 from core.service import adapters, domains, generations
-from core.service.db.lookup import find, require
+from core.service.db.lookup import require
 from core.service.db.models import Adapter, Generation, Tenant
 from core.service.db.session import database_now
 from core.service.errors import DatabaseUnavailable
@@ -41,18 +40,35 @@ class _Job:
 
     request: ImageRequest
     class_name: str
-    adapter_keys: dict[str, str]
-    """Storage keys of the request's adapters, by digest."""
     folder: str
+
+
+@dataclass(frozen=True)
+class _File:
+    """Stored file of an adapter. As a function, loads it; the engine's cache compares these functions."""
+
+    context: Context = field(compare=False, repr=False)
+    adapter_id: str
+    digest: str
+    key: str
+
+    def __call__(self) -> Mapping[str, Tensor]:
+        return self.context.gpu.tensors(self.digest, self.context.store.get(self.key, self.digest))
 
 
 class Drawing(Attempt[Generation]):
     """Attempt to generate the images of one generation, with previews."""
 
     drawn: Drawn | None = None
+    files: Sequence[_File] = ()
+    """Files of the request's adapters, in the order of `ImageRequest.adapters`."""
 
     def load(self, session: Session, row: Generation) -> None:
-        self.job = _load(self.context, self.claim, session, row)
+        adapter, mix = (
+            require(session, Adapter, "adapter", id) if id else None for id in (row.adapter_id, row.mix_adapter_id)
+        )
+        self.files = [_File(self.context, each.id, each.sha256, each.object_key) for each in (adapter, mix) if each]
+        self.job = _job(self.context, self.claim, session, row, adapter, mix)
 
     def work(self) -> None:
         self.drawn = self._draw()
@@ -66,13 +82,12 @@ class Drawing(Attempt[Generation]):
         with suppress(EngineStopped):  # the engine has ended all requests already
             self.context.gpu.engine.cancel(_engine_id(self.claim))
 
-    def on_failure(self, session: Session, row: Generation, error: CoreError) -> None:
+    def on_failure(self, session: Session, _row: Generation, error: CoreError) -> None:
         if not isinstance(error, (ChecksumMismatch, ArtifactInvalid, NotFound)):
             return
-        for id in (row.adapter_id, row.mix_adapter_id):
-            adapter = find(session, Adapter, id) if id is not None else None
-            if adapter is not None and self.context.gpu.engine.cache.is_broken(adapter.sha256):
-                adapters.quarantine(session, adapter.id)
+        for file in self.files:
+            if self.context.gpu.engine.cache.is_broken(file):
+                adapters.quarantine(session, file.adapter_id)
 
     def on_end(self, how: str) -> None:
         metrics.ended(how, self.drawn.timings if self.drawn and how == "succeeded" else None)
@@ -85,7 +100,7 @@ class Drawing(Attempt[Generation]):
         request = self.job.request
         future = self.context.gpu.engine.submit(
             request,
-            *(partial(self._load_adapter, digest) for digest in request.adapters),
+            *self.files,
             on_step=lambda done: share.__setitem__(0, done),
             on_preview=lambda *seen: previews.put(seen),
         )
@@ -115,9 +130,6 @@ class Drawing(Attempt[Generation]):
             with self.context.database.session() as session:
                 generations.add_preview(session, self.claim, index, step, stored)
 
-    def _load_adapter(self, digest: str) -> Mapping[str, Tensor]:
-        return self.context.gpu.tensors(digest, self.context.store.get(self.job.adapter_keys[digest], digest))
-
     def _store(self, drawn: Drawn) -> list[DrawnImage]:
         request, base, images = self.job.request, self.context.gpu.base.description.digest, []
         for index, (seed, pixels) in enumerate(zip(request.seeds, drawn.images, strict=True)):
@@ -146,10 +158,9 @@ def _engine_id(claim: Claim) -> str:
     return f"{claim.id}/{claim.attempt}"
 
 
-def _load(context: Context, claim: Claim, session: Session, row: Generation) -> _Job:
-    adapter, mix = (
-        require(session, Adapter, "adapter", id) if id else None for id in (row.adapter_id, row.mix_adapter_id)
-    )
+def _job(
+    context: Context, claim: Claim, session: Session, row: Generation, adapter: Adapter | None, mix: Adapter | None
+) -> _Job:
     tenant = session.get_one(Tenant, row.tenant_id)
     left = None if row.deadline_at is None else (row.deadline_at - database_now(session)).total_seconds()
     request = ImageRequest(
@@ -169,8 +180,7 @@ def _load(context: Context, claim: Claim, session: Session, row: Generation) -> 
         deadline=None if left is None else time.monotonic() + left,
     )
     folder = f"{domains.folder(row.tenant_id, row.domain_id)}generations/{row.id}/{claim.attempt}"
-    keys = {version.sha256: version.object_key for version in (adapter, mix) if version is not None}
-    return _Job(request, row.class_name, keys, folder)
+    return _Job(request, row.class_name, folder)
 
 
 def _base_class(context: Context, adapter: Adapter | None, class_id: int) -> int | None:

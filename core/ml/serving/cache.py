@@ -14,7 +14,9 @@ from core.ml.model.bank import AdapterBank, FoldedAdapter
 from core.ml.model.device import with_memory
 
 Load = Callable[[], Mapping[str, Tensor]]
-"""Function that fetches and checks one adapter and returns its tensors. It may be slow and may raise any exception."""
+"""Hashable function that fetches and checks one adapter and returns its tensors. It may be slow and may raise any
+exception. Functions that compare equal read the same file, so that callers share its load and its failure; several
+owners may have files of their own with the same digest."""
 
 BROKEN = (ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound)
 """Errors of loading an adapter that a retry would not fix."""
@@ -23,8 +25,9 @@ BROKEN = (ArtifactInvalid, BaseMismatch, ChecksumMismatch, NotFound)
 class AdapterCache:
     """Cache of up to `host_bytes` of folded adapters. Evicts the least recently used adapter first. Thread-safe.
 
-    An adapter that turned out to be broken is not loaded again for `quarantine_seconds`: its requests fail at once with
-    the same error, so that a long queue of requests does not fetch a broken file again and again.
+    A file that turned out to be broken is not loaded again for `quarantine_seconds`: its requests fail at once with the
+    same error, so that a long queue of requests does not fetch a broken file again and again. Requests that load the
+    same adapter from another file are not affected.
     """
 
     def __init__(
@@ -37,8 +40,8 @@ class AdapterCache:
         self._folded: OrderedDict[str, FoldedAdapter] = OrderedDict()
         self.bytes = 0
         """Bytes of host memory that the cached adapters take."""
-        self._loading: dict[str, Future[FoldedAdapter]] = {}
-        self._broken: dict[str, tuple[float, Exception]] = {}
+        self._loading: dict[Load, Future[FoldedAdapter]] = {}
+        self._broken: dict[Load, tuple[float, Exception]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="adapters")
 
     @property
@@ -49,7 +52,7 @@ class AdapterCache:
 
     def get(self, digest: str, load: Load) -> "Future[FoldedAdapter]":
         """Returns a future of the adapter with this digest. It is already resolved if the adapter is cached. Otherwise
-        `load` runs on a thread of the cache, once for all callers that wait for the same adapter. The future fails with
+        `load` runs on a thread of the cache, once for all callers that wait for the same file. The future fails with
         the exception that `load` raised."""
         resolved: Future[FoldedAdapter] = Future()
         with self._lock:
@@ -58,22 +61,22 @@ class AdapterCache:
                 self._folded.move_to_end(digest)
                 resolved.set_result(self._folded[digest])
                 return resolved
-            if digest in self._broken:
-                until, error = self._broken[digest]
+            if load in self._broken:
+                until, error = self._broken[load]
                 if time.monotonic() < until:
                     resolved.set_exception(error)
                     return resolved
-                del self._broken[digest]
-            if digest not in self._loading:
+                del self._broken[load]
+            if load not in self._loading:
                 self.misses += 1
-                self._loading[digest] = self._pool.submit(self._load, digest, load)
-            return self._loading[digest]
+                self._loading[load] = self._pool.submit(self._load, digest, load)
+            return self._loading[load]
 
-    def is_broken(self, digest: str) -> bool:
-        """Returns whether the latest load of the adapter with this digest failed in a way that a retry would not
-        fix."""
+    def is_broken(self, load: Load) -> bool:
+        """Returns whether the latest load of a file failed in a way that a retry would not fix. `load` is the function
+        that loads it."""
         with self._lock:
-            return digest in self._broken
+            return load in self._broken
 
     def forget(self, digest: str) -> None:
         """Removes a deleted adapter from the cache. Images that are being generated with it keep their own reference to
@@ -94,11 +97,13 @@ class AdapterCache:
         except BROKEN as error:
             now = time.monotonic()
             with self._lock:
-                self._broken = {digest: entry for digest, entry in self._broken.items() if now < entry[0]}
-                self._broken[digest] = now + self.quarantine_seconds, error
+                self._broken = {load: entry for load, entry in self._broken.items() if now < entry[0]}
+                self._broken[load] = now + self.quarantine_seconds, error
             raise
         else:
             with self._lock:
+                if digest in self._folded:  # loaded from another file meanwhile
+                    return self._folded[digest]
                 self._folded[digest] = folded
                 self.bytes += folded.size
                 while self.bytes > self.host_bytes and len(self._folded) > 1:
@@ -106,7 +111,7 @@ class AdapterCache:
             return folded
         finally:
             with self._lock:
-                del self._loading[digest]
+                del self._loading[load]
                 self.load_seconds += time.perf_counter() - started
 
 

@@ -3,11 +3,12 @@ broken adapters are not loaded again for a while."""
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from torch import Tensor
 
-from core.artifact.errors import ArtifactInvalid
+from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, NotFound
 from core.ml.model.bank import AdapterBank
 from core.ml.serving.cache import AdapterCache
 from core.service.storage.errors import StorageUnavailable
@@ -44,7 +45,7 @@ def test_concurrent_requests_share_one_load(cache: AdapterCache) -> None:
 
     first = cache.get("a", load)
     started.wait()
-    second = cache.get("a", never)
+    second = cache.get("a", load)
     assert not second.done()
     go.set()
     assert first.result() is second.result() is cache.get("a", never).result()
@@ -85,10 +86,53 @@ def test_broken_adapter_is_not_loaded_again_for_a_while(bank: AdapterBank) -> No
     assert isinstance(cache.get("a", broken).exception(), ArtifactInvalid)
     assert isinstance(cache.get("a", broken).exception(), ArtifactInvalid)
     assert len(loads) == 1
-    cache.quarantine_seconds = -1.0
-    assert isinstance(cache.get("b", broken).exception(), ArtifactInvalid)
-    assert cache.get("b", tensors).result().digest == "b"
     cache.close()
+
+
+def test_broken_adapter_is_loaded_again_after_a_while(bank: AdapterBank) -> None:
+    results = [ArtifactInvalid("no."), tensors()]
+
+    def repaired() -> dict[str, Tensor]:
+        match results.pop(0):
+            case ArtifactInvalid() as error:
+                raise error
+            case tensors:
+                return tensors
+
+    cache = AdapterCache(bank, host_bytes=2**30, quarantine_seconds=-1.0)
+    assert isinstance(cache.get("a", repaired).exception(), ArtifactInvalid)
+    assert cache.get("a", repaired).result().digest == "a"
+    cache.close()
+
+
+@pytest.mark.parametrize("error", [ChecksumMismatch(), NotFound("adapter", "a"), StorageUnavailable("away")])
+def test_file_of_one_owner_does_not_fail_equal_files_of_others(cache: AdapterCache, error: Exception) -> None:
+    """The second file is loaded during the first load, and the third one after it has failed."""
+    go = threading.Event()
+
+    def broken() -> dict[str, Tensor]:
+        go.wait()
+        raise error
+
+    first = cache.get("a", broken)
+    assert cache.get("a", tensors).result().digest == "a"
+    cache.forget("a")
+    go.set()
+    assert first.exception() is error
+    assert cache.get("a", lambda: tensors()).result().digest == "a"
+
+
+def test_equal_files_that_load_at_once_take_the_memory_of_one(cache: AdapterCache) -> None:
+    go = threading.Barrier(2)
+
+    def load(_owner: int) -> dict[str, Tensor]:
+        go.wait()
+        return tensors()
+
+    loading = [cache.get("a", partial(load, owner)) for owner in range(2)]
+    first, second = (future.result() for future in loading)
+    assert first is second is cache.get("a", never).result()
+    assert (cache.resident, cache.bytes) == (["a"], first.size)
 
 
 def test_load_from_an_unavailable_store_is_repeated(cache: AdapterCache) -> None:

@@ -216,7 +216,7 @@ def test_broken_adapter_of_a_mix_fails_its_request(engine: Engine, broken: int) 
     loads[broken] = fail
     error = engine.submit(mixed("mix", 0.5), *loads).exception(60)
     assert isinstance(error, ArtifactInvalid)
-    assert [engine.cache.is_broken(f"adapter-{index}") for index in range(2)] == [index == broken for index in range(2)]
+    assert [engine.cache.is_broken(load) for load in loads] == [index == broken for index in range(2)]
 
 
 def test_mix_without_a_load_for_each_adapter_is_rejected(engine: Engine) -> None:
