@@ -73,13 +73,18 @@ class LeaseKeeper:
     def _run(self) -> None:
         try:
             while not self._stop.wait(self.interval):
-                with self._lock:
-                    held = list(self._held.values())
-                for row in held:
-                    self._beat(row)
+                self._beat_all()
         finally:
             if not self._stop.is_set():
                 self.on_death("The thread that renews the leases ended.")
+
+    def _beat_all(self) -> None:
+        """Renews all leases. This is not part of the loop, since its variables would keep jobs that have ended, and
+        their images, in memory while the thread waits."""
+        with self._lock:
+            held = list(self._held.values())
+        for row in held:
+            self._beat(row)
 
     def _beat(self, row: _Held) -> None:
         try:

@@ -1,8 +1,10 @@
 """The runner's threads on real database rows, with scripted attempts."""
 
+import gc
 import hashlib
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -302,6 +304,29 @@ def test_failing_callback_does_not_cost_other_jobs_their_lease(context: Context,
         until(lambda: len(ended) >= 2)
         until(lambda: row(context, Generation, second.id).lease_expires_at > before)
         keeper.stop()
+
+
+def test_waiting_lease_keeper_keeps_no_job_that_has_ended(context: Context) -> None:
+    class Job:
+        ended = threading.Event()
+
+        def end(self) -> None:
+            self.ended.set()
+
+    job = Job()
+    reference = weakref.ref(job)
+    generations(context, "tenant", 1)
+    with context.database.session() as session:
+        claim = jobs.claim_next(session, Generation, "wrk_1", 60)
+        assert claim is not None
+        jobs.request_cancel(session, session.get_one(Generation, claim.id))
+    keeper = LeaseKeeper(context.database, lease_seconds=60, heartbeat_seconds=0.01)
+    keeper.start()
+    with keeper.hold(Generation, claim, job.end):
+        assert job.ended.wait(60)
+    del job
+    until(lambda: gc.collect() >= 0 and reference() is None)
+    keeper.stop()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -33,14 +33,22 @@ class Decoder:
         self._thread.join(timeout)
 
     def _loop(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch = [first]
-            while len(batch) < self.max_batch and not self._waiting.empty():
-                if (following := self._waiting.get()) is None:
-                    self._waiting.put(None)  # puts the end marker back, for the outer loop
-                    break
-                batch.append(following)
-            self._decode(batch)
+        while self._decode_next():
+            pass
+
+    def _decode_next(self) -> bool:
+        """Waits for latents and decodes them. Returns False at the end of the queue. This is not part of the loop,
+        since its variables would keep the last images in memory while the thread waits."""
+        if (first := self._waiting.get()) is None:
+            return False
+        batch = [first]
+        while len(batch) < self.max_batch and not self._waiting.empty():
+            if (following := self._waiting.get()) is None:
+                self._waiting.put(None)  # puts the end marker back, for the next call
+                break
+            batch.append(following)
+        self._decode(batch)
+        return True
 
     def _decode(self, batch: Sequence[tuple[Tensor, OnDecoded]]) -> None:
         """Decodes a batch and calls each latent's `on_decoded`. If the batch fails, decodes each latent separately, so

@@ -171,6 +171,7 @@ class Generations:
         if ticket in self.tickets:
             self.tickets.remove(ticket)
             self.counters.images += len(ticket.images)
+            ticket.clear()
             for row in self.scheduler.remove(ticket.request):
                 self.runner.end(row)
 

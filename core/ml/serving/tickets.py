@@ -49,8 +49,10 @@ class Ticket:
         """Adds a finished image. If it is the request's last image, resolves the future and returns True; otherwise
         returns False."""
         with self._ending:
+            if self.future.done():
+                return False
             self.images[index] = image
-            if len(self.images) < len(self.request.seeds) or self.future.done():
+            if len(self.images) < len(self.request.seeds):
                 return False
             self.reached("total")
             images = [self.images[index] for index in range(len(self.images))]
@@ -58,10 +60,18 @@ class Ticket:
             return True
 
     def fail(self, error: BaseException) -> None:
-        """Fails the future with `error`, unless the future is resolved already."""
+        """Fails the future with `error`, unless the future is resolved already, and drops adapter and images."""
         with self._ending:
             if not self.future.done():
                 self.future.set_exception(error)
+        self.clear()
+
+    def clear(self) -> None:
+        """Drops adapter and images, so that a callback that still holds the ticket of an ended request keeps no deleted
+        adapter in memory."""
+        self.adapter = None
+        with self._ending:
+            self.images.clear()
 
 
 class Tickets:

@@ -1,8 +1,10 @@
 """The engine on a small random base: mixed batches, changing adapters, training during serving, and all endings."""
 
+import gc
 import threading
 import time
-from collections.abc import Generator
+import weakref
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.errors import DeadlineExceeded, DrawingDiverged
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.autoencoder import Autoencoder
+from core.ml.model.bank import FoldedAdapter
 from core.ml.model.dit import DiT
 from core.ml.model.folding import fold, folded_forward
 from core.ml.serving import batches
@@ -187,6 +190,44 @@ def test_forgotten_adapters_leave_host_and_device(engine: Engine) -> None:
     assert engine.cache.resident == engine.bank.resident == ["adapter-1"]
     after = [result(engine, request(f"again-{k}", adapter=f"adapter-{k}")).images for k in range(2)]
     assert all(torch.equal(a, b) for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True))
+
+
+def test_idle_engine_keeps_neither_forgotten_adapters_nor_images(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After requests that succeeded, failed in a callback, and were cancelled at a preview."""
+    kept: list[weakref.ref[Any]] = []
+    fold, decode = engine.bank.fold, engine.runner.pixels.decode
+
+    def watched_fold(digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
+        folded = fold(digest, tensors)
+        kept.extend(map(weakref.ref, (folded, folded.vectors)))
+        return folded
+
+    def watched_decode(latents: Sequence[Tensor]) -> list[Tensor]:
+        kept.extend(map(weakref.ref, latents))
+        images = decode(latents)
+        kept.extend(map(weakref.ref, images))
+        return images
+
+    monkeypatch.setattr(engine.bank, "fold", watched_fold)
+    monkeypatch.setattr(engine.runner.pixels, "decode", watched_decode)
+    assert len(result(engine, request("good", adapter="adapter-0")).images) == 2
+    broken = draw(engine, request("broken", adapter="adapter-1"), on_step=lambda _: 1 / 0)
+    assert isinstance(broken.exception(60), ZeroDivisionError)
+    cancelled = draw(
+        engine,
+        request("cancelled", adapter="adapter-2", steps=900, previews=300),
+        on_preview=lambda *_: engine.cancel("cancelled"),
+    )
+    assert isinstance(cancelled.exception(60), Cancelled)
+    del broken, cancelled
+    engine.forget([f"adapter-{k}" for k in range(3)])
+    assert len(kept) >= 6 + 4 + 2
+
+    while any(reference() is not None for reference in kept):  # the test run has a limit
+        time.sleep(0.02)
+        gc.collect()
 
 
 def test_guidance_scale_of_one_costs_half(engine: Engine) -> None:
