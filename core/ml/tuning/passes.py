@@ -4,7 +4,7 @@ Rows of several adapters can pass the frozen base as one batch. Each row has its
 is a sum over its own rows, so one backward pass gives the gradients of all adapters. On a CPU, a gradient from such a
 shared pass is bit-identical to one from a separate pass, if every trainer has at least two rows and the hidden size is
 a multiple of 32. (For a single row, the CPU library uses a matrix-vector product, and the last numbers of other sizes
-are not computed by vector instructions; both round differently.)
+are not computed by vector instructions; both round differently.) A single row on a CPU therefore passes alone.
 
 Letters in shapes: B rows, K trainers, C latent channels, H and W latent height and width.
 """
@@ -88,8 +88,10 @@ class MicroBatch(Joint):
     def joins(self, group: Sequence[Joint]) -> bool:
         others = [other for other in group if isinstance(other, MicroBatch) and self._matches(other)]
         members = [self, *others]
-        fits = sum(len(batch.rows.t) for batch in members) <= min(batch.max_rows for batch in members)
-        return len(others) == len(group) and fits
+        counts = [len(batch.rows.t) for batch in members]
+        fits = sum(counts) <= min(batch.max_rows for batch in members)
+        is_exact = min(counts) > 1 or self.learner.parameters.device.type != "cpu"  # see the module's docstring
+        return len(others) == len(group) and fits and is_exact
 
     def compute_with(self, others: Sequence[Joint]) -> None:
         batches = [self, *(other for other in others if isinstance(other, MicroBatch))]
