@@ -90,8 +90,8 @@ class FinetuneRun(Attempt[Finetune]):
         outcomes = self.context.outcomes
         self.outcome: Outcome = outcomes.pop(self.claim.id, None) or self._train(self.job)
         outcomes[self.claim.id] = self.outcome
-        while len(outcomes) > _MAX_OUTCOMES:  # drops the oldest: other workers may have run these jobs since
-            del outcomes[next(iter(outcomes))]
+        for id in list(outcomes)[:-_MAX_OUTCOMES]:  # drops the oldest: other workers may have run these jobs since
+            outcomes.pop(id, None)  # another thread may have done so
         self.artifact, self.stored = self._store(self.job, self.outcome)
 
     def publish(self, session: Session) -> None:

@@ -61,7 +61,8 @@ class FoldedAdapter:
 
 class AdapterBank:
     """The table of folded adapters on the device, [slots + 1, P] in the base's dtype, with LRU eviction. Only one
-    thread may call `activate`; any thread may call `fold`. With `fp8`, it also holds weights of the base in fp8."""
+    thread may call `activate` and `forget`; any thread may call the rest. With `fp8`, it also holds weights of the base
+    in fp8."""
 
     def __init__(self, dit: DiT, slots: int, *, fp8: bool = False) -> None:
         self.dit, self.slots = dit, slots
@@ -81,7 +82,8 @@ class AdapterBank:
     @property
     def resident(self) -> list[str]:
         """Digests of the adapters in the device table, least recently used first."""
-        return list(dict.fromkeys(digest for digests, _, _ in self._resident for digest in digests))
+        # Another thread may change the table meanwhile. `list` copies the keys without releasing Python's lock.
+        return list(dict.fromkeys(digest for digests, _, _ in list(self._resident) for digest in digests))
 
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
         """Combines an adapter's tensors with the base's into vectors, on the device, and copies the vectors to the

@@ -1,5 +1,9 @@
 """The adapter bank: a table on the device, filled with the adapters that one step needs."""
 
+import sys
+import threading
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -117,3 +121,28 @@ def test_scaled_class_starts_from_the_bases_class_of_the_same_name(
         scaled, null = bank.classes(adapter, 1, scale=scale, base_class=base_class)
         torch.testing.assert_close(scaled, origin + scale * (adapter.classes[1] - origin))
         assert torch.equal(null, adapter.classes[-1])
+
+
+def test_resident_adapters_are_listed_while_another_thread_activates(
+    dit: DiT, adapters: dict[str, FoldedAdapter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads take turns after each few bytecodes."""
+    bank, adapter = AdapterBank(dit, 60), next(iter(adapters.values()))
+    monkeypatch.setattr(bank, "_write", lambda *_: None)
+    steps = [[replace(adapter, digest=f"{step}-{place}") for place in range(60)] for step in range(40)]
+
+    def activate() -> None:
+        for step in steps:
+            bank.activate(step)
+
+    thread = threading.Thread(target=activate)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        while thread.is_alive():
+            assert len(bank.resident) <= 60
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert bank.resident == [adapter.digest for adapter in steps[-1]]
