@@ -18,6 +18,7 @@ class BaseConfig:
     coordinates: 0.5 maps a 64x64 latent onto the positions of a 32x32 one (DiffFit section 4.3). `mlp_norm_eps` is the
     epsilon of the norm before the MLP only, since diffusers' forward uses another value there than the original DiT.
     `guidance_channels` is the number of leading latent channels to which classifier-free guidance applies.
+    `learn_sigma` is true for every base that can be used; it is a field because the base's digest includes it.
     """
 
     input_size: int = 32
@@ -41,7 +42,8 @@ class BaseConfig:
 
     @property
     def out_channels(self) -> int:
-        return self.in_channels * (2 if self.learn_sigma else 1)
+        """Number of channels that the model predicts: those of the noise, then those of the learned variance."""
+        return 2 * self.in_channels
 
     @property
     def patch_values(self) -> int:

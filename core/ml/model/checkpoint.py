@@ -79,6 +79,11 @@ def load_base(
         source = replace(source, config=config)
     if not (is_text(source.name) and is_text(source.licence)):  # every adapter's manifest will contain both
         raise CheckpointInvalid(f"The name or the licence of the base '{reference}' is not one line of text.")
+    if not source.config.learn_sigma:
+        raise CheckpointInvalid(
+            f"The base '{source.name}' predicts no variance, which training and sampling need. Use a base with "
+            f"{source.config.out_channels} output channels, twice its latent channels."
+        )
     check_tensors(source.name, source.state, base_shapes(source.config))
     coder = Autoencoder.load(source.autoencoder, device=device)
     if coder.latent_channels != source.config.in_channels:

@@ -16,6 +16,7 @@ from core.artifact.base import BaseConfig
 from core.ml.errors import BaseMissing, CheckpointInvalid
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import LoadedBase, load_base, save_base
+from core.ml.model.diffusers_format import to_diffusers
 from core.ml.model.dit import DiT, position_table
 from core.ml.model.export import export_diffusers
 from tests.core.ml.model.small import autoencoder_folder, batch, random_dit
@@ -94,10 +95,27 @@ def test_bundled_base_loads_by_name() -> None:
 
 @pytest.mark.parametrize("field", ["name", "licence"])
 def test_base_whose_name_or_licence_no_manifest_can_hold_is_rejected(bases: Path, field: str) -> None:
-    file = bases / "own" / "base.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), field: "two\nlines"}))
+    _edit(bases / "own" / "base.json", **{field: "two\nlines"})
     with pytest.raises(CheckpointInvalid, match="not one line of text"):
         load(bases / "own")
+
+
+@pytest.mark.parametrize("name", ["own", "diffusers", "original.pt"])
+def test_base_without_learned_variance_is_rejected(bases: Path, dit: DiT, name: str) -> None:
+    """Since no sampler and no training step works with it. In each format, with half of the output channels."""
+    folder, config = bases / "diffusers" / "transformer", replace(CONFIG, learn_sigma=False)
+    half = {
+        name: tensor.chunk(2)[0].contiguous() if name.startswith("final_layer.linear.") else tensor
+        for name, tensor in dit.state_dict().items()
+    }
+    torch.save(half, bases / "original.pt")
+    save_file(half, bases / "own" / "transformer.safetensors")
+    renamed = to_diffusers(half, config)
+    save_file({key: tensor.clone() for key, tensor in renamed.items()}, folder / WEIGHTS)  # not shared between blocks
+    _edit(bases / "own" / "base.json", config=config.to_json())
+    _edit(folder / "config.json", out_channels=CONFIG.in_channels)
+    with pytest.raises(CheckpointInvalid, match="predicts no variance"):
+        load(bases / name, autoencoder=bases / "diffusers" / "vae")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -206,6 +224,11 @@ def test_missing_extra_and_misshaped_tensors_are_named(bases: Path) -> None:
 class _Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("evil"),))
+
+
+def _edit(file: Path, **fields: Any) -> None:
+    """Changes fields of a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
 
 
 def _rewrite(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -14,7 +14,7 @@ from tests.core.ml.model.small import CONFIG, batch, difference, random_dit, zer
 SHAPES = [
     CONFIG,
     BaseConfig(input_size=16, hidden_size=96, depth=2, num_heads=3, num_classes=11, patch_size=4),
-    BaseConfig(input_size=8, hidden_size=64, depth=3, num_heads=2, num_classes=2, in_channels=6, learn_sigma=False),
+    BaseConfig(input_size=8, hidden_size=64, depth=3, num_heads=2, num_classes=2, in_channels=6),
 ]
 
 
