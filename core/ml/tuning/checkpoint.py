@@ -18,6 +18,15 @@ VERSION = 2
 """Version of the format of the settings in a checkpoint. Checkpoints of version 1 do not store their version. A release
 reads all earlier versions: settings that a checkpoint lacks get defaults that equal the behaviour of its release."""
 
+BEFORE = "steps_before"
+"""Name in the state of a GuidanceTrainer: the number of steps that the trainer before it made."""
+
+
+def steps_of(state: Mapping[str, Tensor]) -> int:
+    """Returns the number of a fine-tune's steps, by all of its trainers, in the state of a checkpoint; 0 without a
+    state."""
+    return sum(int(state[name]) for name in ("steps_done", BEFORE) if name in state)
+
 
 def pack(state: Mapping[str, Tensor], plan: Mapping[str, Any]) -> bytes:
     """Returns a checkpoint file with a trainer's `state`, and with the settings of its run (`plan`) as metadata."""
@@ -57,7 +66,7 @@ class Resume:
 
     @property
     def step(self) -> int:
-        return 0 if self.state is None else int(self.state["steps_done"])
+        return steps_of(self.state or {})
 
 
 def last_readable(

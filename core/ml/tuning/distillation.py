@@ -11,13 +11,14 @@ from core.artifact.sites import GUIDANCE
 from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import Model
 from core.ml.model.dit import DiT
+from core.ml.tuning.checkpoint import BEFORE
 from core.ml.tuning.guidance import Teacher, student
 from core.ml.tuning.latents import Latents
 from core.ml.tuning.parallel import Processes
 from core.ml.tuning.trainer import Trainer
 
-TAUGHT, BEFORE = "taught", "steps_before"
-"""Names in the state: the teacher's trainable tensors as a flat vector, and the number of steps that trained them."""
+TAUGHT = "taught"
+"""Name in the state: the teacher's trainable tensors as a flat vector."""
 
 
 class GuidanceTrainer(Trainer):

@@ -24,8 +24,8 @@ from core.ml.diffusion.sampling import sample_steps, seeded_noise
 from core.ml.errors import TrainingOutOfMemory
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.model.device import is_out_of_memory, release_memory
-from core.ml.tuning.checkpoint import pack
-from core.ml.tuning.distillation import BEFORE, TAUGHT, GuidanceTrainer, taught_by
+from core.ml.tuning.checkpoint import pack, steps_of
+from core.ml.tuning.distillation import TAUGHT, GuidanceTrainer, taught_by
 from core.ml.tuning.latents import Encode, Latents, concatenate, encode_batch, image_grid, prepare_images, to_image
 from core.ml.tuning.methods import adapter_of
 from core.ml.tuning.parallel import ALONE, Processes
@@ -129,7 +129,7 @@ def _finetune(
     if state and TAUGHT not in state:
         trainer.restore(state)
     parameters = trainer.parameters.numel() + (dit.config.hidden_size if settings.distill_guidance else 0)
-    yield Started(loss_base, parameters, int(state.get("steps_done", 0)) + int(state.get(BEFORE, 0)))
+    yield Started(loss_base, parameters, steps_of(state))
     if TAUGHT in state:
         steps_before, tensors = taught_by(state, trainer)
         adapter_step = steps_before

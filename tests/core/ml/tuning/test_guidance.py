@@ -14,10 +14,10 @@ from core.ml.diffusion.schedule import schedule_on
 from core.ml.model.adapter import TensorAdapter
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.batches import Rows
-from core.ml.tuning.checkpoint import unpack
+from core.ml.tuning.checkpoint import last_readable, unpack
 from core.ml.tuning.finetune import finetune
 from core.ml.tuning.guidance import Teacher, student
-from core.ml.tuning.plan import ABOUT_DEFAULTS, Checkpoint, Progress
+from core.ml.tuning.plan import ABOUT_DEFAULTS, Checkpoint, Progress, Started
 from tests.core.ml.model.small import batch, difference, random_dit, random_tensors
 from tests.core.ml.tuning.test_finetune import PLAN, base, images, of_kind, run
 
@@ -112,9 +112,19 @@ def test_resumed_fine_tune_learns_the_same_guidance(base: LoadedBase) -> None:
     assert [checkpoint.step for checkpoint in checkpoints] == [2, 4, 6, 8]
     for checkpoint in checkpoints[1:3]:
         later, resumed = run(base, LEARNING, checkpoint.data)
+        assert of_kind(later, Started)[0].step == checkpoint.step
         assert of_kind(later, Progress)[-1].step == 9
         assert resumed.losses == whole.losses
         assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_step_of_an_older_checkpoint_counts_the_steps_of_both_parts(base: LoadedBase) -> None:
+    """Of the checkpoint that a worker restarts from if the latest cannot be read."""
+    plan = LEARNING.about(base.description.digest)
+    stored = {str(event.step): event.data for event in of_kind(run(base, LEARNING)[0], Checkpoint)} | {"cut": b""}
+    for step in (2, 4, 6, 8):
+        resume = last_readable(lambda key, _: stored[key], [("cut", ""), (str(step), "")], plan, ABOUT_DEFAULTS)
+        assert (resume.step, len(resume.reasons)) == (step, 1)
 
 
 def test_stopped_while_learning_guidance_continues_from_its_last_step(base: LoadedBase) -> None:
