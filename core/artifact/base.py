@@ -92,6 +92,7 @@ class BaseDescription:
     licence: str
     parameters: int
     class_names: tuple[str, ...] = ()
+    """Names of the classes by label, all different."""
 
     def scale_of(self, image_size: int | None) -> int:
         """Returns `image_size` divided by the base's own image size: 1 (also for None) or 2 (arXiv 2304.06648, section

@@ -8,6 +8,7 @@ built, so that equal weights have equal digests. Files are memory-mapped, so tha
 import json
 import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def load_base(
         image_size=source.config.input_size * coder.factor,
         licence=source.licence,
         parameters=count(base_shapes(source.config)),
-        class_names=source.class_names,
+        class_names=_distinct(source.class_names),
     )
     return LoadedBase(assemble(source.config, source.state, device, dtype), coder, description)
 
@@ -292,10 +293,20 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:
-    """Returns the class names in diffusers' pipeline index, the first of each class's names. Returns none if the index
-    does not name every class."""
+    """Returns the class names in diffusers' pipeline index: the first of each class's names, or all of them if another
+    class has the same first name. Returns none if the index does not name every class."""
     index = folder / "model_index.json"
     labels: dict[str, Any] = json.loads(index.read_text()).get("id2label", {}) if index.is_file() else {}
     if len(labels) != num_classes:
         return ()
-    return tuple(str(labels[str(id)]).split(",")[0] for id in range(num_classes))
+    full = [str(labels[str(id)]) for id in range(num_classes)]
+    first = [label.split(",")[0] for label in full]
+    counts = Counter(first)
+    return tuple(name if counts[name] == 1 else label for name, label in zip(first, full, strict=True))
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the class names, those that several classes have with the class's label, since a name alone has to
+    select a class: ImageNet has two classes `crane`."""
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({label})" for label, name in enumerate(names))

@@ -80,6 +80,18 @@ def test_description_has_name_licence_size_and_classes(bases: Path) -> None:
     assert own.parameters == sum(parameter.numel() for parameter in DiT(CONFIG).parameters())
 
 
+def test_class_names_are_distinct_although_labels_repeat(bases: Path) -> None:
+    labels = ["crane", "maillot", "maillot, tank suit", "fox, red fox", "crane"]
+    _edit(bases / "diffusers" / "model_index.json", id2label=dict(enumerate(labels)))
+    _edit(bases / "own" / "base.json", class_names=["a", "b", "a", "c", "d"])
+    diffusers, own = (load(bases / name).description for name in ("diffusers", "own"))
+    assert diffusers.class_names == ("crane (0)", "maillot", "maillot, tank suit", "fox", "crane (4)")
+    assert own.class_names == ("a (0)", "b", "a (2)", "c", "d")
+    for base in (diffusers, own):
+        assert base.labels_of(base.class_names) == {label: label for label in range(5)}
+    assert diffusers.labels_of(["crane", "fox"]) == {1: 3}, "which crane is meant is not known"
+
+
 def test_licence_of_the_public_weights_follows_from_their_name(bases: Path) -> None:
     public = (bases / "diffusers").rename(bases / "DiT-XL-2-256")
     assert load(public).description.licence == "CC-BY-NC-4.0"
