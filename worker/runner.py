@@ -133,6 +133,7 @@ class Runner:
                 context.id,
                 context.settings.lease_seconds,
                 most=places - 1 if places > 1 else None,
+                most_images=context.settings.max_waiting_images,
                 serves=context.serves,
             )
 

@@ -180,7 +180,8 @@ class Settings(BaseSettings):
     """Max batch rows of one forward pass; an image with classifier-free guidance takes two rows. None means 32, 64 or
     128 by the GPU's memory, or 8 on a CPU. A CPU never takes more than 8, since larger batches are no faster there."""
     max_waiting_images: int = 2_000
-    """Max waiting and running images of one worker. A worker at this limit requeues further generations."""
+    """Max waiting and running images of one worker, which leaves further generations in the queue. One tenant gets at
+    most about a third."""
     max_queued_generations: int = 500
     """Max queued generations of one tenant. A request that would exceed this limit or one of the next three is answered
     with 429. An administrator can give a tenant its own limits instead of this and the following settings."""

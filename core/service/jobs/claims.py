@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 
 from core.service import fleet
 from core.service.db.base import Now
-from core.service.db.models import Tenant, Worker
+from core.service.db.models import Generation, Tenant, Worker
 from core.service.db.session import database_now
 from core.service.jobs.rows import KINDS, Claim, Job
 
@@ -27,15 +27,16 @@ def claim_next(
     lease_seconds: float,
     *,
     most: int | None = None,
+    most_images: int | None = None,
     serves: Collection[type[Any]] = tuple(KINDS),
 ) -> Claim | None:
     """Claims the next available job of the table `model` for a worker. Returns None if it may claim none.
 
     Suspects come first, each on a worker without other jobs. Then comes the tenant with the fewest running jobs
     relative to its weight, regardless of the order of arrival; within a tenant the highest priority, then the oldest
-    job. A worker holds at most `most` jobs of this table per tenant. `serves` lists the tables whose queues the worker
-    serves: while suspects wait in one of these queues, the worker may have to drain, that is, to claim nothing until
-    its own jobs have ended.
+    job. A worker holds at most `most` jobs of this table per tenant. Its generations have at most `most_images` images
+    together, of which one tenant gets a part. `serves` lists the tables whose queues the worker serves: while suspects
+    wait in one of these queues, the worker may have to drain, that is, to claim nothing until its own jobs have ended.
     """
     holds = _held_by(session, worker_id)
     if any(suspect for suspect, _ in holds):
@@ -44,7 +45,8 @@ def claim_next(
     suspect = _first(session, _suspects(model)) if waiting and not holds else None
     if waiting and suspect is None and _is_needed(session, worker_id, waiting):
         return None
-    job = suspect or _first(session, _fairest(model, worker_id, most))
+    fits = () if model is not Generation or most_images is None else _fits(session, worker_id, most_images)
+    job = suspect or _first(session, _fairest(model, worker_id, most).where(*fits))
     if job is None:
         return None
     if any(alone for _, alone in holds):
@@ -136,6 +138,20 @@ def _fairest(model: type[Job], worker_id: str, most: int | None) -> Select[Job]:
         return statement
     here = select(running.tenant_id).where(is_held, running.worker_id == worker_id)
     return statement.where(model.tenant_id.not_in(here.group_by(running.tenant_id).having(func.count() >= most)))
+
+
+def _fits(session: Session, worker_id: str, most_images: int) -> tuple[ColumnElement[bool], ...]:
+    """Returns the conditions under which a worker may hold another generation. A tenant that holds at least half as
+    many images as are free gets no others, so that a request of another tenant finds room; a tenant alone gets more
+    than a third of `most_images`, which fills the device. Without any images, a worker may claim any generation."""
+    held = select(Generation.tenant_id, func.sum(Generation.count))
+    held = held.where(Generation.worker_id == worker_id, Generation.lease_expires_at.is_not(None))
+    images = dict(session.execute(held.group_by(Generation.tenant_id)).all())
+    if not images:
+        return ()
+    free = most_images - sum(images.values())
+    full = [tenant for tenant, count in images.items() if count >= free / 2]
+    return Generation.count <= free, Generation.tenant_id.not_in(full)
 
 
 def _first(session: Session, statement: Select[Job]) -> Job | None:

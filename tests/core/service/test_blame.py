@@ -1,6 +1,7 @@
 """Delayed requeues, blame after a crash, and the number of places for a tenant."""
 
 import datetime
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -248,6 +249,41 @@ def test_suspects_without_a_lone_crash_run_first(database: Database) -> None:
     change(database, Generation, poison, suspect=True, crashes=1)
     change(database, Generation, innocent, suspect=True)
     assert claimed(database, Generation).id == innocent
+
+
+def test_tenants_leave_images_to_others_on_every_worker(database: Database) -> None:
+    """Each tenant may take a generation while it holds less than half as many images as are free."""
+    for tenant in ("loud", "second", "third"):
+        for id in generations(database, 20, tenant):
+            change(database, Generation, id, count=8)
+    taken = Counter[str]()
+    while job := claim(database, Generation, most_images=100):
+        with database.session() as session:
+            taken[session.get_one(Generation, job.id).tenant_id] += 8
+    assert sorted(taken.values()) == [24, 24, 24]
+    assert claim(database, Generation, "wrk_2", most_images=100) is not None
+    small, large = generations(database, 2, "quiet")
+    change(database, Generation, large, count=29, priority=1)
+    job = claim(database, Generation, most_images=100)
+    assert job is not None
+    assert job.id == small, "only 28 images are free"
+
+
+def test_tenant_alone_gets_more_than_a_third_of_the_images(database: Database) -> None:
+    for id in generations(database, 60, "alone"):
+        change(database, Generation, id, count=2)
+    taken = 0
+    while claim(database, Generation, most_images=100):
+        taken += 2
+    assert taken == 34
+
+
+def test_generation_larger_than_the_limit_is_claimed_alone(database: Database) -> None:
+    first, second = generations(database, 2)
+    for id in (first, second):
+        change(database, Generation, id, count=64)
+    assert claim(database, Generation, most_images=50) is not None
+    assert claim(database, Generation, most_images=50) is None
 
 
 def test_tenant_leaves_a_slot_to_others_on_every_worker(database: Database) -> None:
