@@ -206,18 +206,23 @@ def _step(database: Database, id: str) -> bool:
 
 
 def _let_go(database: Database, id: str) -> None:
+    """Ends the claim on a deletion, which moves the deletion behind the tenant's others."""
     with database.session(SYSTEM) as session:
         if (row := find(session, Deletion, id, lock=True)) is not None:
-            row.claimed_until = None
+            row.claimed_until = database_now(session)
 
 
 def _unfinished(session: Session, now: datetime.datetime) -> Sequence[Deletion]:
-    """Returns, locked, up to `_AT_ONCE` deletions of any tenant that are not done and that no worker has claimed."""
-    statement = select(Deletion).where(
-        Deletion.done_at.is_(None), or_(Deletion.claimed_until.is_(None), Deletion.claimed_until < now)
-    )
-    statement = statement.order_by(Deletion.id).limit(_AT_ONCE).with_for_update(skip_locked=True)
-    return session.execute(statement).scalars().all()
+    """Returns, locked, up to `_AT_ONCE` deletions that are not done and that no worker has claimed: in turn from each
+    tenant, the one that has waited longest, so that neither another tenant's deletions nor those that wait for workers
+    to evict their adapters delay a deletion."""
+    due = (Deletion.done_at.is_(None), or_(Deletion.claimed_until.is_(None), Deletion.claimed_until <= now))
+    waits_since = func.coalesce(Deletion.claimed_until, Deletion.created_at)
+    rank = func.row_number().over(partition_by=Deletion.tenant_id, order_by=(waits_since, Deletion.id))
+    ranked = select(Deletion.id, rank.label("rank")).where(*due).subquery()
+    statement = select(Deletion).join(ranked, ranked.c.id == Deletion.id).where(*due)
+    statement = statement.order_by(ranked.c.rank, waits_since, Deletion.id).limit(_AT_ONCE)
+    return session.execute(statement.with_for_update(of=Deletion, skip_locked=True)).scalars().all()
 
 
 def _owner(session: Session, deletion: Deletion) -> Domain | Tenant | None:

@@ -139,6 +139,31 @@ def test_deletion_retries_an_unreachable_store(database: Database, store: Object
     assert (later.objects, later.done_at is not None) == (1, True)
 
 
+def test_many_deletions_of_a_tenant_do_not_delay_those_of_another(database: Database, store: ObjectStore) -> None:
+    """No deletion can end, since a worker still holds adapters; each has its turn nevertheless."""
+    flooding, quiet = (tenant_with_domain(database, name)[0] for name in ("loud", "quiet"))
+    worker_tells(database, "wrk_1", None)
+    with database.session() as session:
+        loud = [
+            deletions.receipt(acting(session, flooding), "adapter", f"adp_{n}", flooding.tenant, f"a/{n}/").id
+            for n in range(50)
+        ]
+        late = deletions.receipt(acting(session, quiet), "adapter", "adp_q", quiet.tenant, "b/").id
+    store.put("b/x", b"x")
+    deletions.advance(database, store)
+    assert read(database, late).objects == 1
+    assert sum(read(database, id).emptied_at is not None for id in loud) == 19, (
+        "all others of the call are the loud ones"
+    )
+    for _ in range(2):
+        deletions.advance(database, store)
+    assert all(read(database, id).emptied_at for id in loud)
+    worker_tells(database, "wrk_1", now(database))
+    for _ in range(3):
+        deletions.advance(database, store)
+    assert all(read(database, id).done_at for id in [*loud, late])
+
+
 def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, store: ObjectStore) -> None:
     scope, domain = tenant_with_domain(database, "one")
     other, theirs = tenant_with_domain(database, "two")

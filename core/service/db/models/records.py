@@ -79,7 +79,7 @@ class Deletion(TenantOwned, Base):
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[Created]
     claimed_until: Mapped[datetime.datetime | None]
-    """Time until which a worker has claimed the deletion."""
+    """Time until which a worker has claimed the deletion; a past time is the end of the last claim."""
     emptied_at: Mapped[datetime.datetime | None]
     """Time of the last pass that deleted objects under the prefix, or of the first pass if there were no objects."""
     done_at: Mapped[datetime.datetime | None] = mapped_column(index=True)
