@@ -53,7 +53,8 @@ class FinetuneCreate(Input):
         _DEFAULTS.training.seed,
         ge=0,
         lt=2**53,
-        description="The same data, settings and seed give the same adapter on the same device.",
+        description="The same data, settings and seed give the same adapter up to rounding, which depends on the "
+        "device and, for batches that are split, on its free memory.",
     )
     sampling: Literal["shuffled", "balanced"] = Field(
         _DEFAULTS.training.sampling,

@@ -15,7 +15,7 @@ class FinetuneSettings(TypedDict):
     """Images per step; may exceed the size of the data set."""
     learning_rate: NotRequired[float]
     seed: NotRequired[int]
-    """The same data, settings and seed give the same adapter on the same device."""
+    """The same data, settings and seed give the same adapter up to rounding, which depends on the device and, for batches that are split, on its free memory."""
     sampling: NotRequired[Literal["shuffled", "balanced"]]
     """Choice of the training images. `shuffled` shows every image equally often; `balanced` shows every class equally often, for data sets with classes of very different size."""
     evaluate_every: NotRequired[int]

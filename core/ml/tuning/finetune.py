@@ -44,7 +44,7 @@ from core.ml.tuning.plan import (
 )
 from core.ml.tuning.reading import ReadAhead
 from core.ml.tuning.start import continue_from, start_tensors
-from core.ml.tuning.trainer import StepReport, Trainer
+from core.ml.tuning.trainer import MICRO_BATCH, StepReport, Trainer
 
 Yielded = Event | Future[None] | MicroBatch | None
 """Values that `finetune` yields: an event to store, a Future to wait for, a micro-batch that may be computed together
@@ -61,7 +61,10 @@ def finetune(
     read_ahead: bool = False,
 ) -> Generator[Yielded, None, Outcome]:
     """Trains one adapter and returns its tensors and losses. Continues from `state`, the state in a checkpoint of the
-    same plan, if it is given. The same base, plan and images give the same tensors, with or without such a resume.
+    same plan, if it is given. The same base, plan and images give the same tensors, with or without such a resume:
+    bit-identical ones on a CPU if batches are split alike, and equal up to rounding on a GPU, or where the memory limit
+    splits them otherwise.
+
     Classes that the base knows by name start from the base's class embeddings; other classes start from random
     embeddings, as all classes do in the DiffFit paper (arXiv 2304.06648). A plan that continues from an adapter starts
     with the adapter's tensors instead, and with its embeddings of the classes that it knows by name.
@@ -78,7 +81,7 @@ def finetune(
     """
     plan.training.check()
     try:
-        plan, max_rows = _divided(base, plan)
+        plan, max_rows = _divided(base, plan, state or {})
         return (yield from _finetune(base, plan, images, state, max_rows, processes=processes, read_ahead=read_ahead))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
@@ -86,9 +89,10 @@ def finetune(
         raise
 
 
-def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
+def _divided(base: LoadedBase, plan: FinetunePlan, state: Mapping[str, Tensor]) -> tuple[FinetunePlan, int]:
     """Returns the plan with a micro-batch size that respects a slice's time and the plan's memory limit, and the max
-    number of rows when micro-batches of several fine-tunes are computed together. Raises TrainingOutOfMemory."""
+    number of rows when micro-batches of several fine-tunes are computed together. A resumed run keeps the size that
+    `state` contains, or takes a smaller one if that no longer fits. Raises TrainingOutOfMemory."""
     device, batch = base.dit.positions.device.type, plan.training.batch_size
     scale = base.description.scale_of(plan.image_size)
     footprint = Footprint.of(base.dit.config, plan.method, scale, device)
@@ -96,7 +100,7 @@ def _divided(base: LoadedBase, plan: FinetunePlan) -> tuple[FinetunePlan, int]:
     if not at_once:
         needed, limit = footprint.total_bytes(batch, 1), plan.memory_bytes or 0
         raise TrainingOutOfMemory(f"a single image needs {needed:,} bytes, and the limit is {limit:,}")
-    micro = min(at_once, plan.training.micro_batch_size or batch)
+    micro = min(at_once, plan.training.micro_batch_size or batch, int(state.get(MICRO_BATCH, batch)))
     together = plan.training.micro_batch_size or footprint.rows_together(device, plan.memory_bytes)
     training = replace(plan.training, micro_batch_size=micro)
     return replace(plan, training=training), max(micro, together)

@@ -31,6 +31,8 @@ from core.ml.tuning.passes import Gradient, Learner, MicroBatch, PassCache
 from core.ml.tuning.routes import MakeAdapter, route_of
 
 logger = logging.getLogger(__name__)
+MICRO_BATCH = "micro_batch_size"
+"""Name in the state: the micro-batch size, which decides how the sums of a step are rounded."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Returns copies of all tensors that an exact resume needs, for a checkpoint: parameters, moving average, the
-        optimizer's moments, the number of steps, the state of the batches, and the best moving average."""
+        optimizer's moments, the number of steps, the micro-batch size, the state of the batches, and the best moving
+        average."""
         optimizer = self.optimizer.state.get(self.parameters, {})
         zeros = torch.zeros_like(self.average)
         on_device = {
@@ -204,12 +207,14 @@ class Trainer:
         return {
             **{name: tensor.to("cpu", copy=True) for name, tensor in on_device.items()},
             "steps_done": torch.tensor(self.steps_done),
+            MICRO_BATCH: torch.tensor(self.sizes.all[-1]),
             **self.batches.state(),
             **self.best.state(),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Restores a state that `state()` returned. The training steps that follow are then bit-identical."""
+        """Restores a state that `state()` returned. With the same micro-batch size, the training steps that follow are
+        then bit-identical on a CPU, and equal up to rounding on a GPU."""
         self.parameters.data.copy_(state["parameters"])
         self.average.copy_(state["average"])
         self.steps_done = int(state["steps_done"])

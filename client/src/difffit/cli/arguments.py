@@ -66,7 +66,8 @@ TrainClassTableOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="The same data, settings and seed give the same adapter.")
+    int | None,
+    typer.Option("--seed", min=0, help="The same data, settings and seed give the same adapter up to rounding."),
 ]
 SamplingOption = Annotated[
     Sampling | None,

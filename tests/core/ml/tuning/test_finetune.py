@@ -16,7 +16,7 @@ from core.artifact.training import TrainingSettings
 from core.ml.errors import CheckpointInvalid
 from core.ml.model.autoencoder import Autoencoder
 from core.ml.model.checkpoint import LoadedBase, load_base, save_base
-from core.ml.tuning.checkpoint import unpack
+from core.ml.tuning.checkpoint import pack, unpack
 from core.ml.tuning.finetune import finetune
 from core.ml.tuning.plan import (
     ABOUT_DEFAULTS,
@@ -30,6 +30,7 @@ from core.ml.tuning.plan import (
     Started,
     StartingPoint,
 )
+from core.ml.tuning.trainer import MICRO_BATCH
 from tests.core.ml.model.small import CONFIG, autoencoder_folder, random_dit
 
 PLAN = FinetunePlan(
@@ -179,6 +180,25 @@ def test_checkpoint_can_be_resumed_with_less_memory(base: LoadedBase) -> None:
     later, resumed = run(base, parts, of_kind(events, Checkpoint)[1].data)
     assert of_kind(later, Started)[0].step == 4
     assert resumed.losses["adapter"] == pytest.approx(whole.losses["adapter"], rel=1e-3)
+
+
+def test_resumed_finetune_splits_its_batches_as_before(base: LoadedBase) -> None:
+    """Although the device has more memory by then: other sums would be rounded differently."""
+    parts = replace(PLAN, training=replace(PLAN.training, micro_batch_size=1))
+    events, whole = run(base, parts)
+    _, resumed = run(base, PLAN, of_kind(events, Checkpoint)[1].data)
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    _, at_once = run(base, PLAN)
+    assert not all(torch.equal(at_once.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+def test_checkpoint_of_a_release_without_micro_batch_sizes_is_resumed(base: LoadedBase) -> None:
+    events, whole = run(base)
+    plan = PLAN.about(base.description.digest)
+    state = unpack(of_kind(events, Checkpoint)[1].data, plan, ABOUT_DEFAULTS)
+    del state[MICRO_BATCH]
+    _, resumed = run(base, PLAN, pack(state, plan))
+    assert all(torch.equal(resumed.tensors[name], tensor) for name, tensor in whole.tensors.items())
 
 
 @pytest.mark.parametrize(
