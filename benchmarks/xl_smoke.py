@@ -130,7 +130,7 @@ def finetune_step(base: LoadedBase) -> dict[str, Any]:
     start = start_tensors(base.dit, shapes, generator)
     trainer = Trainer(base.dit, start, latents, TrainingSettings(steps=1, batch_size=2, held_out_fraction=0))
     report = trainer.step()
-    return {"tensors": trainer.tensors(), "loss": report.loss, "trainable": trainer.parameters.numel()}
+    return {"tensors": trainer.averaged, "loss": report.loss, "trainable": trainer.parameters.numel()}
 
 
 def draw(base: LoadedBase, tensors: dict[str, Tensor]) -> None:

@@ -205,7 +205,7 @@ def _grid(trainer: Trainer, autoencoder: Autoencoder) -> Image.Image:
 
 def _finish(trainer: Trainer, autoencoder: Autoencoder, class_names: list[str], output: Path) -> None:
     """Writes the moving average of the weights as a complete base folder, in bf16."""
-    trainer.dit.load_state_dict(trainer.tensors())
+    trainer.dit.load_state_dict(trainer.averaged)
     save_base(
         output / "mini",
         trainer.dit,

@@ -11,15 +11,13 @@ from core.artifact.sampling import TIMESTEPS
 
 @dataclass(frozen=True)
 class Schedule:
-    """Noise schedule whose betas rise linearly from `first` to `last`. All tables are fp64 [1000], on `device`."""
+    """Noise schedule whose betas rise linearly. All tables are fp64 [1000], on `device`."""
 
-    first: float = 1e-4
-    last: float = 0.02
     device: str = "cpu"
 
     @cached_property
     def betas(self) -> Tensor:
-        return torch.linspace(self.first, self.last, TIMESTEPS, dtype=torch.float64).to(self.device)
+        return torch.linspace(1e-4, 0.02, TIMESTEPS, dtype=torch.float64).to(self.device)
 
     @cached_property
     def log_betas(self) -> Tensor:

@@ -55,9 +55,7 @@ class Autoencoder:
         network.to(memory_format=torch.channels_last)  # makes a CPU decode a fifth faster
 
     @classmethod
-    def load(
-        cls, folder: str | Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
-    ) -> Self:
+    def load(cls, folder: str | Path, *, device: torch.device | None = None) -> Self:
         """Loads an autoencoder from a folder or hub id in diffusers' format. Raises BaseMissing if there is none,
         CheckpointInvalid if its tensors do not fit.
 
@@ -76,8 +74,6 @@ class Autoencoder:
             raise CheckpointInvalid(f"The autoencoder '{folder}' does not fit: {'; '.join(problems)}.")
         autoencoder = cls(network)
         network.to(device or "cpu")
-        if dtype != torch.float32:
-            network.to(dtype)
         return autoencoder
 
     def in_dtype(self, dtype: torch.dtype) -> Self:

@@ -55,7 +55,7 @@ class GuidanceTrainer(Trainer):
 
     def sampled(self) -> tuple[Model, SamplingSettings]:
         scale = torch.tensor(self.settings.distill_guidance, device=self.device)
-        return student(self.dit, self.tensors(), scale), SamplingSettings(steps=20, guidance_scale=1.0)
+        return student(self.dit, self.averaged, scale), SamplingSettings(steps=20, guidance_scale=1.0)
 
 
 def taught_by(state: Mapping[str, Tensor], trainer: Trainer) -> tuple[int, dict[str, Tensor]]:

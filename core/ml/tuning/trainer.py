@@ -133,19 +133,15 @@ class Trainer:
         loss = gradient.mse + gradient.bound
         return StepReport(self.steps_done, loss, gradient.mse, gradient.bound, gradient.norm)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors of the trained adapter by name: copies of the latest moving averages of the trainable
-        tensors, and of the frozen tensors."""
-        return {name: view.clone() for name, view in self.averaged.items()}
-
     @property
     def averaged(self) -> dict[str, Tensor]:
-        """The same tensors as `tensors()` returns, but as views, which change with the next training step."""
+        """Tensors of the trained adapter by name: the latest moving averages of the trainable tensors, as views that
+        change with the next training step, and the frozen tensors."""
         return self.learner.tensors(self.average)
 
     def sampled(self) -> tuple[Model, SamplingSettings]:
         """Returns the model with the latest moving average, and the sampling settings, for sample images."""
-        return self.route.model(self.tensors()), SamplingSettings(steps=20)
+        return self.route.model(self.averaged), SamplingSettings(steps=20)
 
     def result(self) -> tuple[int, dict[str, Tensor]]:
         """Returns the training step that the adapter is of, and the adapter's tensors by name: those of the best moving

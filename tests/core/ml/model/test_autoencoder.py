@@ -62,7 +62,7 @@ def test_saving_in_half_precision_leaves_the_loaded_autoencoder_unchanged(folder
 def test_digest_covers_weights_and_settings_but_not_bookkeeping(folder: Path, tmp_path: Path) -> None:
     digest = Autoencoder.load(folder).digest
     edit_config(folder, _diffusers_version="99.0", sample_size=512, force_upcast=False, a_later_setting=None)
-    assert Autoencoder.load(folder, dtype=torch.float64).digest == digest
+    assert Autoencoder.load(folder).digest == digest
     edit_config(folder, scaling_factor=0.2)
     assert Autoencoder.load(folder).digest != digest
     assert Autoencoder.load(autoencoder_folder(tmp_path / "other", seed=5)).digest != digest

@@ -78,7 +78,7 @@ def test_shared_finetunes_end_bit_identical_to_single_ones(dit: DiT, monkeypatch
     assert actual == expected
     for shared, single in zip(together, alone, strict=True):
         assert_equal_states(shared.state(), single.state())
-        assert_equal_states(shared.tensors(), single.tensors())
+        assert_equal_states(shared.averaged, single.averaged)
 
 
 def test_shared_finetunes_with_small_batches_end_as_single_ones_within_rounding(dit: DiT) -> None:

@@ -111,7 +111,7 @@ def test_classes_of_the_base_are_used_without_a_class_table(dit: DiT, monkeypatc
     trainer = Trainer(dit, start, latents_of([0, 1]), settings)
     trainer.step()
     assert set(torch.cat(recorder.labels).tolist()) == {0, 1, CONFIG.null_class}
-    assert CLASS_TABLE not in trainer.tensors()
+    assert CLASS_TABLE not in trainer.averaged
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -125,7 +125,7 @@ def test_resumed_run_is_bit_identical_to_an_uninterrupted_run(dit: DiT, settings
     second.restore(unpack(data, {}))
     assert [*first_reports, *(second.step() for _ in range(5))] == reports
     assert_equal_states(second.state(), whole.state())
-    assert_equal_states(second.tensors(), whole.tensors())
+    assert_equal_states(second.averaged, whole.averaged)
     assert whole.done
     assert second.done
 
@@ -170,18 +170,18 @@ def test_diverging_step_raises_and_changes_nothing(dit: DiT) -> None:
 def test_training_moves_every_trainable_and_no_frozen_weight(dit: DiT, name: str) -> None:
     before = {name: tensor.clone() for name, tensor in dit.state_dict().items()}
     trainer = trainer_of(dit, name)
-    start = trainer.tensors()
+    start = {name: tensor.clone() for name, tensor in trainer.averaged.items()}
     for _ in range(3):
         trainer.step()
     assert_equal_states(dict(dit.state_dict()), before)
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in dit.parameters())
-    assert [name for name, tensor in trainer.tensors().items() if torch.equal(tensor, start[name])] == []
+    assert [name for name, tensor in trainer.averaged.items() if torch.equal(tensor, start[name])] == []
 
 
 def test_trainer_starts_from_the_given_tensors(dit: DiT) -> None:
     start = fresh_tensors(dit, "paper", NULL)
     trainer = Trainer(dit, start, latents_of([0, 1, 2]), TrainingSettings(steps=1))
-    assert_equal_states(trainer.tensors(), start)
+    assert_equal_states(trainer.averaged, start)
     assert trainer.learner.shapes == trainable_shapes(CONFIG, *ADAPTERS["paper"], NULL)
 
 
@@ -203,9 +203,9 @@ def test_labels_are_dropped_once_per_sample(dit: DiT, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("dropout", "trained"), [(1.0, [False, False, False, True]), (0.0, [True, True, True, False])])
 def test_dropped_label_trains_only_the_null_row(dit: DiT, dropout: float, trained: list[bool]) -> None:
     trainer = trainer_of(dit, batch_size=20, label_dropout=dropout)
-    before = trainer.tensors()[CLASS_TABLE]
+    before = trainer.averaged[CLASS_TABLE].clone()
     trainer.step()
-    assert (trainer.tensors()[CLASS_TABLE] != before).any(1).tolist() == trained
+    assert (trainer.averaged[CLASS_TABLE] != before).any(1).tolist() == trained
 
 
 def test_decay_of_the_average_warms_up(dit: DiT) -> None:
@@ -217,7 +217,7 @@ def test_decay_of_the_average_warms_up(dit: DiT) -> None:
         average = decay * average + (1 - decay) * trainer.state()["parameters"]
         torch.testing.assert_close(trainer.state()["average"], average)
     assert (1 + 40) / (10 + 40) > 0.75, "both arguments of the minimum must have been used"
-    names, flat = trainer.tensors(), trainer.state()["average"]
+    names, flat = trainer.averaged, trainer.state()["average"]
     assert torch.equal(torch.cat([tensor.flatten() for tensor in names.values()]), flat)
 
 
