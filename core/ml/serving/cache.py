@@ -61,12 +61,10 @@ class AdapterCache:
                 self._folded.move_to_end(digest)
                 resolved.set_result(self._folded[digest])
                 return resolved
+            self._drop_expired()
             if load in self._broken:
-                until, error = self._broken[load]
-                if time.monotonic() < until:
-                    resolved.set_exception(error)
-                    return resolved
-                del self._broken[load]
+                resolved.set_exception(self._broken[load][1])
+                return resolved
             if load not in self._loading:
                 self.misses += 1
                 self._loading[load] = self._pool.submit(self._load, digest, load)
@@ -95,10 +93,9 @@ class AdapterCache:
             tensors = load()
             folded = with_memory(lambda: self.bank.fold(digest, tensors))
         except BROKEN as error:
-            now = time.monotonic()
             with self._lock:
-                self._broken = {load: entry for load, entry in self._broken.items() if now < entry[0]}
-                self._broken[load] = now + self.quarantine_seconds, error
+                self._drop_expired()
+                self._broken[load] = time.monotonic() + self.quarantine_seconds, _bare_copy(error)
             raise
         else:
             with self._lock:
@@ -114,6 +111,10 @@ class AdapterCache:
                 del self._loading[load]
                 self.load_seconds += time.perf_counter() - started
 
+    def _drop_expired(self) -> None:
+        now = time.monotonic()
+        self._broken = {load: entry for load, entry in self._broken.items() if now < entry[0]}
+
 
 def own_copy(error: CoreError) -> CoreError:
     """Returns a copy of `error`, so that each of several requests that fail with the same error raises its own object:
@@ -121,4 +122,12 @@ def own_copy(error: CoreError) -> CoreError:
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
     copy.__cause__ = error.__cause__ or error.__context__
+    return copy
+
+
+def _bare_copy(error: CoreError) -> CoreError:
+    """Returns a copy of `error` without traceback and cause, whose frames would keep the file's bytes and its decoded
+    tensors in memory."""
+    copy = own_copy(error)
+    copy.__cause__ = None
     return copy

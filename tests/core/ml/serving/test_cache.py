@@ -1,11 +1,14 @@
 """The host's adapter cache: concurrent requests share one load, the least recently used adapter is evicted first, and
 broken adapters are not loaded again for a while."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
+import torch
 from torch import Tensor
 
 from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, NotFound
@@ -29,6 +32,10 @@ def cache(bank: AdapterBank) -> Iterator[AdapterCache]:
 
 def tensors(seed: int = 0) -> dict[str, Tensor]:
     return random_tensors(random_dit(), "paper", seed=seed)
+
+
+def _raise(error: Exception) -> dict[str, Tensor]:
+    raise error
 
 
 def never() -> dict[str, Tensor]:
@@ -102,6 +109,38 @@ def test_broken_adapter_is_loaded_again_after_a_while(bank: AdapterBank) -> None
     cache = AdapterCache(bank, host_bytes=2**30, quarantine_seconds=-1.0)
     assert isinstance(cache.get("a", repaired).exception(), ArtifactInvalid)
     assert cache.get("a", repaired).result().digest == "a"
+    cache.close()
+
+
+def test_remembered_error_keeps_nothing_of_the_broken_file(cache: AdapterCache) -> None:
+    """With and without a cause, whose frames hold the file too."""
+    kept: list[weakref.ref[Tensor]] = []
+
+    def broken(cause: type[Exception] | None) -> dict[str, Tensor]:
+        file = torch.zeros(1000)
+        kept.append(weakref.ref(file))
+        try:
+            if cause is not None:
+                raise cause("damaged")
+        except ValueError as error:
+            raise ArtifactInvalid("not finite") from error
+        raise ArtifactInvalid("too few tensors")
+
+    loads = [partial(broken, cause) for cause in (None, ValueError)]
+    details = [str(cache.get(str(place), load).exception()) for place, load in enumerate(loads)]
+    while any(reference() is not None for reference in kept):  # the test run has a limit
+        gc.collect()
+    assert [str(cache.get(str(place), load).exception()) for place, load in enumerate(loads)] == details
+    assert len(kept) == 2, "both must be remembered"
+
+
+def test_expired_errors_are_dropped_with_the_next_request(bank: AdapterBank) -> None:
+    cache = AdapterCache(bank, host_bytes=2**30, quarantine_seconds=-1.0)
+    broken = partial(_raise, ArtifactInvalid("no."))
+    assert isinstance(cache.get("a", broken).exception(), ArtifactInvalid)
+    assert cache.is_broken(broken)
+    assert cache.get("b", tensors).result().digest == "b"
+    assert not cache.is_broken(broken)
     cache.close()
 
 
