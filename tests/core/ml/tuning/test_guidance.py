@@ -119,7 +119,7 @@ def test_resumed_fine_tune_learns_the_same_guidance(base: LoadedBase) -> None:
 
 
 def test_step_of_an_older_checkpoint_counts_the_steps_of_both_parts(base: LoadedBase) -> None:
-    """Of the checkpoint that a worker restarts from if the latest cannot be read."""
+    """A worker restarts from an older checkpoint if the latest cannot be read."""
     plan = LEARNING.about(base.description.digest)
     stored = {str(event.step): event.data for event in of_kind(run(base, LEARNING)[0], Checkpoint)} | {"cut": b""}
     for step in (2, 4, 6, 8):
