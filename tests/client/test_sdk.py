@@ -126,6 +126,15 @@ def test_upload_over_the_limit_raises_payload_too_large(client: Client, drawable
     assert refused.value.code == "payload_too_large"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_refused_by_the_field(
+    client: Client, drawable: Drawable, number: float
+) -> None:
+    with pytest.raises(errors.InvalidRequest) as refused:
+        client.generate(drawable.id, class_name="smiling-face", guidance_scale=number)
+    assert [error["field"] for error in refused.value.errors] == ["body.guidance_scale"]
+
+
 def test_events_cover_the_whole_finetune_and_can_be_resumed(client: Client, drawable: Drawable) -> None:
     events = list(client.finetunes.events(drawable.finetune_id))
     assert [event.id for event in events] == sorted({event.id for event in events})
