@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, select
 from sqlalchemy.orm import Session
 
 from benchmarks.retention.rows import DOMAIN, OTHER, TENANT
 from core.service import audit, domains, expiry, generations, images, jobs, metering, queues
 from core.service.config import Settings
-from core.service.db.models import Dataset, Finetune, Generation
+from core.service.db.models import Dataset, Domain, Finetune, Generation
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
 from core.service.generations import GenerationFilter
@@ -78,6 +78,10 @@ QUERIES: Mapping[str, Callable[[Session], object]] = {
     "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), job, 3) for job in _JOBS],
     "a webhook's next delivery": deliveries.claim,
     "a step of images": _step(expiry.images),
+    "a step of favourites": lambda s: expiry.with_kept_favourites(s, database_now(s), 100),
+    "a step of a domain's favourites": lambda s: expiry.with_kept_favourites(
+        s, database_now(s), 100, Generation.domain_id.in_(select(Domain.id).where(Domain.id == OTHER))
+    ),
     "a step of generations": _step(expiry.generations),
     "a step of previews": _step(expiry.previews),
     "a step of deliveries": _step(expiry.deliveries),

@@ -46,8 +46,10 @@ def images(session: Session, before: Time, limit: int, *, keep_favourites: bool 
     due = select(Generation.id, Generation.domain_id).where(
         Generation.expired_at.is_(None), Generation.finished_at < before
     )
-    rows = _oldest(session, due, Generation.finished_at, limit, Generation)
-    _expire(session, {row.id: row.domain_id for row in rows}, keep_favourites=keep_favourites)
+    rows = {row.id: row.domain_id for row in _oldest(session, due, Generation.finished_at, limit, Generation)}
+    if not keep_favourites:
+        rows |= with_kept_favourites(session, before, limit - len(rows))
+    _expire(session, rows, keep_favourites=keep_favourites)
     return len(rows)
 
 
@@ -62,17 +64,40 @@ def images_of_domains(session: Session, now: Time, limit: int) -> int:
         before = now - datetime.timedelta(days=period)
         ruled = select(Domain.id).join(Tenant, Tenant.id == Domain.tenant_id)
         # The condition on the creation time makes this a search in the index (domain_id, id) of unexpired generations.
+        in_ruled = Generation.domain_id.in_(ruled.where(days == period, keeps == keep_favourites))
         due = select(Generation.id, Generation.domain_id).where(
-            Generation.domain_id.in_(ruled.where(days == period, keeps == keep_favourites)),
+            in_ruled,
             Generation.expired_at.is_(None),
             Generation.finished_at < before,
             *created_between(Generation, Generation.id, None, before),
         )
         locked = due.limit(limit - handled).with_for_update(of=Generation, skip_locked=True)
-        rows = session.execute(locked).all()
-        _expire(session, {row.id: row.domain_id for row in rows}, keep_favourites=keep_favourites)
+        rows = {row.id: row.domain_id for row in session.execute(locked)}
+        if not keep_favourites:
+            rows |= with_kept_favourites(session, before, limit - handled - len(rows), in_ruled)
+        _expire(session, rows, keep_favourites=keep_favourites)
         handled += len(rows)
     return handled
+
+
+def with_kept_favourites(
+    session: Session, before: Time, limit: int, *conditions: ColumnElement[bool]
+) -> dict[str, str]:
+    """Returns up to `limit` expired generations that ended before `before` and whose favourites another rule, or this
+    one before it was changed, has kept: their ids, with the ids of their domains. Locks them. Searches the index of
+    favourites, which are few."""
+    image = GenerationImage
+    created, is_old = created_between(Generation, image.generation_id, None, before)
+    favourites = select(image.generation_id).where(image.favourite_since.is_not(None), is_old)
+    kept = select(Generation.id, Generation.domain_id).where(
+        Generation.id.in_(favourites),
+        created,
+        Generation.expired_at.is_not(None),
+        Generation.finished_at < before,
+        *conditions,
+    )
+    rows = session.execute(kept.limit(limit).with_for_update(of=Generation, skip_locked=True))
+    return {row.id: row.domain_id for row in rows}
 
 
 def generations(session: Session, before: Time, limit: int) -> int:

@@ -442,6 +442,51 @@ def test_favourites_outlast_retention_if_they_are_to_be_kept(
     assert stored(database, scope) == 0
 
 
+@pytest.mark.parametrize("change", ["other rule", "domain changed", "tenant changed", "setting changed"])
+def test_kept_favourites_are_deleted_by_a_rule_that_does_not_keep_them(
+    database: Database, objects: FolderStore, owner: tuple[Scope, str], change: str
+) -> None:
+    """The service's rule, and the domain's own until it is changed, keep the favourites of all generations first."""
+    scope, domain = owner
+    with database.session(scope) as session:
+        other = domains.create(session, "other", "", "mini").id
+    _, young, kept = ids = [
+        drawn(database, objects, (scope, where), days_ago=-day) for where, day in ((domain, 0), (domain, 2), (other, 0))
+    ]
+    with database.session(scope) as session:
+        for id in ids:
+            images.change(session, id, 1, {"favourite": True})
+
+    def expire(service_days: int, *, keep: bool = True) -> tuple[int, list[str]]:
+        """Runs both rules 61 days later. Returns the number of handled generations, and the ids of those with images
+        left."""
+        with database.session() as session:
+            handled = expiry.images(session, ago(session, service_days - 61), 100, keep_favourites=keep)
+            handled += expiry.images_of_domains(session, ago(session, -61), 100)
+            return handled, [id for id in ids if session.get_one(Generation, id).images]
+
+    assert expire(30) == (3, ids)
+    own = {"keep_image_days": 60, "keep_favourites": False}
+    with database.session() as session:
+        match change:
+            case "other rule":
+                domains.change(acting(session, scope), domain, own)
+            case "domain changed":
+                domains.change(acting(session, scope), domain, own | {"keep_favourites": True})
+            case "tenant changed":
+                tenants.change(session, scope.tenant, own)
+                domains.change(acting(session, scope), other, {"keep_image_days": 90})
+    if change == "domain changed":
+        assert expire(30) == (0, ids)
+        with database.session(scope) as session:
+            domains.change(session, domain, {"keep_favourites": False})
+    handled, left = (2, [young]) if change == "setting changed" else (1, [young, kept])
+    rule: dict[str, Any] = {"service_days": 60, "keep": False} if change == "setting changed" else {"service_days": 30}
+    assert expire(**rule) == (handled, left)
+    assert stored(database, scope) == 10 * len(left)
+    assert expire(**rule) == (0, left), "each generation is handled once"
+
+
 def test_setting_decides_whether_the_services_limit_spares_favourites(
     database: Database, objects: FolderStore, owner: tuple[Scope, str]
 ) -> None:
