@@ -83,12 +83,14 @@ def _options(series: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _formatter() -> str:
-    """Returns JavaScript that renders the tooltip from the points under the mouse."""
+    """Returns JavaScript that renders the tooltip from the points under the mouse, as HTML. The names of the series are
+    escaped, since they contain the names that users gave their versions."""
     language, digits = json.dumps(current().quasar), "{minimumFractionDigits: 4, maximumFractionDigits: 4}"
     value = f"point.value[1].toLocaleString({language}, {digits})"
+    name = "point.seriesName.replace(/[&<>]/g, sign => `&#${sign.charCodeAt(0)};`)"
     return (
         f"points => {json.dumps(tr('Step {step}', step=''))} + points[0].value[0].toLocaleString({language})"
-        f" + points.map(point => `<br>${{point.seriesName}}: ${{{value}}}`).join('')"
+        f" + points.map(point => `<br>${{{name}}}: ${{{value}}}`).join('')"
     )
 
 

@@ -222,6 +222,23 @@ def test_two_versions_are_compared_in_one_view(dashboard: Dashboard, visitor: Vi
     assert newest["class_name"] == covering["class_name"] == "heart"
 
 
+def test_name_of_a_version_is_shown_as_text(dashboard: Dashboard, visitor: Visitor, domain: str) -> None:
+    name = "<img src=x onerror=\"document.title = 'run'\"> &lt;b&gt;"
+    for version in visitor.caller.get(f"/v1/domains/{domain}/adapters")["data"]:
+        visitor.caller.send("PATCH", f"/v1/adapters/{version['id']}", json={"name": name}).raise_for_status()
+    page = dashboard.sign_in()
+    page.goto(f"{dashboard.url}/domains/{domain}/compare")
+    chart = page.get_by_role("img", name=re.compile("Losses by step"))
+    expect(chart).to_contain_text(f"Version 1, {name}: training")
+    chart.hover()
+    expect(chart).to_contain_text(f"Step 2Version 1, {name}: training: ")
+    for step in ("", "/playground", "/versions", "/gallery", "/training"):
+        page.goto(f"{dashboard.url}/domains/{domain}{step}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.locator("img[src=x], b")).to_have_count(0)
+        assert page.title() != "run"
+
+
 def test_version_is_deleted_with_a_receipt(dashboard: Dashboard, visitor: Visitor, versions: str) -> None:
     id = trained(visitor, versions, {"fruit": 4})
     number = visitor.caller.get(f"/v1/adapters/{id}")["version"]
