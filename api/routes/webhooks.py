@@ -23,7 +23,13 @@ from api.schemas.webhooks import (
 )
 from core.artifact.errors import NotFound
 from core.service import etags
-from core.service.errors import ChangedMeanwhile, WebhookDisabled, WebhookQuotaExceeded, WebhookUrlRefused
+from core.service.errors import (
+    ChangedMeanwhile,
+    WebhookBacklog,
+    WebhookDisabled,
+    WebhookQuotaExceeded,
+    WebhookUrlRefused,
+)
 from core.service.quotas import Quotas
 from core.service.webhooks import service as webhooks
 from core.service.webhooks.service import IssuedSecret
@@ -92,7 +98,12 @@ def rotate_webhook(id: str, body: WebhookRotate, database: DatabaseDep, scope: W
         return _issued(webhooks.rotate(session, id, body.overlap_seconds))
 
 
-@router.post("/{id}/test", status_code=202, operation_id="test_webhook", responses=problems(NotFound, WebhookDisabled))
+@router.post(
+    "/{id}/test",
+    status_code=202,
+    operation_id="test_webhook",
+    responses=problems(NotFound, WebhookDisabled, WebhookBacklog),
+)
 def test_webhook(id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
     """Send a test event of type `webhook.test` to a webhook, whatever its `events` are."""
     with database.session(scope) as session:
@@ -124,10 +135,11 @@ def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope
     "/{id}/deliveries/{delivery_id}/redeliver",
     status_code=202,
     operation_id="redeliver_webhook_delivery",
-    responses=problems(NotFound, WebhookDisabled),
+    responses=problems(NotFound, WebhookDisabled, WebhookBacklog),
 )
 def redeliver_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: WriterDep) -> DeliveryDetailOut:
-    """Send the event of a delivery again, with the same `webhook-id`."""
+    """Send the event of a delivery again, with the same `webhook-id`. A webhook has at most 10,000 pending
+    deliveries; those of further events fail with `webhook_backlog`, and can be sent again later."""
     with database.session(scope) as session:
         return DeliveryDetailOut.of(webhooks.redeliver(session, id, delivery_id))
 

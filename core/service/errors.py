@@ -330,6 +330,16 @@ class WebhookDisabled(CoreError):
         super().__init__(f"The webhook '{id}' is disabled. Enable it first.")
 
 
+class WebhookBacklog(CoreError):
+    code, status, title = "webhook_backlog", 409, "Too many pending deliveries"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"The webhook has {most:,} pending deliveries; it gets no further one. Repair its receiver, and send this "
+            "event again when there are fewer."
+        )
+
+
 class DatabaseUnavailable(CoreError):
     code, status, title = "database_unavailable", 503, "Database unavailable"
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Select, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from core.service import audit
 from core.service.db.models import Webhook, WebhookDelivery
@@ -28,6 +28,8 @@ _LEASE = datetime.timedelta(seconds=60)
 """Duration of the lease on an attempt, which is longer than any attempt can take."""
 _MOST_OF_A_TENANT = 4
 """Max concurrent attempts for one tenant, so that its slow receivers do not delay other tenants."""
+_CANDIDATES = 20
+"""Max webhooks whose oldest delivery one claim tries to lock. Other workers may have locked those of the first."""
 _GONE = 410
 
 
@@ -76,49 +78,73 @@ def claim(session: Session, full: Collection[str] = ()) -> Attempt | None:
     """Claims the next due delivery and returns the attempt to make; None if no delivery is due. Deliveries of the
     tenant with the fewest attempts in flight go first. Tenants in `full` are skipped.
 
-    If a worker dies, its delivery is due again when the lease expires.
+    If a worker dies, its delivery is due again when the lease expires. The time that a claim takes grows with the
+    number of webhooks that have pending deliveries, but not with the number of these deliveries.
     """
     now = database_now(session)
-    leased = aliased(WebhookDelivery)
-    on_their_way = (
+    for webhook_id in session.scalars(_candidates(now, full)).all():
+        oldest = _due(now, webhook_id).with_for_update(skip_locked=True)
+        row = session.execute(oldest).scalar_one_or_none()
+        if row is None:
+            continue
+        webhook = session.get_one(Webhook, webhook_id)
+        row.attempt += 1
+        row.lease_expires_at = now + _LEASE
+        secrets = (webhook.secret, *(previous["secret"] for previous in reversed(living(webhook, now))))
+        return Attempt(
+            id=row.id,
+            webhook_id=webhook.id,
+            number=row.attempt,
+            url=row.url or webhook.url,
+            body=row.body,
+            secrets=secrets,
+            tenant_id=row.tenant_id,
+            claimed_at=now,
+        )
+    return None
+
+
+def _due(now: datetime.datetime, webhook_id: InstrumentedAttribute[str] | str) -> Select[WebhookDelivery]:
+    """Returns the query for the delivery of a webhook that has been due for the longest time."""
+    due = select(WebhookDelivery).where(
+        WebhookDelivery.webhook_id == webhook_id,
+        WebhookDelivery.status == "pending",
+        WebhookDelivery.next_attempt_at <= now,
+        or_(WebhookDelivery.lease_expires_at.is_(None), WebhookDelivery.lease_expires_at <= now),
+    )
+    return due.order_by(WebhookDelivery.next_attempt_at, WebhookDelivery.id).limit(1)
+
+
+def _candidates(now: datetime.datetime, full: Collection[str]) -> Select[str]:
+    """Returns the query for the ids of the webhooks whose deliveries may be claimed, in the order of the claims.
+
+    Finds the webhooks that have pending deliveries by jumping in the index from each to the next, and the oldest
+    delivery of each in the same index, so that a long backlog is never read."""
+    leased, pending = aliased(WebhookDelivery), aliased(WebhookDelivery)
+    in_flight = (
         select(leased.tenant_id, func.count().label("rows"))
         .where(leased.lease_expires_at > now)
         .group_by(leased.tenant_id)
         .subquery()
     )
-    busy = func.coalesce(on_their_way.c.rows, 0)
-    statement = (
-        select(WebhookDelivery, Webhook)
-        .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
-        .outerjoin(on_their_way, on_their_way.c.tenant_id == WebhookDelivery.tenant_id)
+    busy = func.coalesce(in_flight.c.rows, 0)
+    first = select(func.min(pending.webhook_id).label("id")).where(pending.status == "pending")
+    waiting = first.cte("waiting", recursive=True)
+    following = first.where(pending.webhook_id > waiting.c.id).scalar_subquery()
+    waiting = waiting.union_all(select(following).where(waiting.c.id.is_not(None)))
+    oldest = _due(now, Webhook.id).with_only_columns(WebhookDelivery.next_attempt_at).scalar_subquery()
+    return (
+        select(Webhook.id)
+        .join(waiting, waiting.c.id == Webhook.id)
+        .outerjoin(in_flight, in_flight.c.tenant_id == Webhook.tenant_id)
         .where(
-            WebhookDelivery.status == "pending",
-            WebhookDelivery.next_attempt_at <= now,
-            or_(WebhookDelivery.lease_expires_at.is_(None), WebhookDelivery.lease_expires_at <= now),
             Webhook.status == "enabled",
+            Webhook.tenant_id.not_in(full),
             busy < _MOST_OF_A_TENANT,
-            WebhookDelivery.tenant_id.not_in(full),
+            oldest.is_not(None),
         )
-        .order_by(busy, WebhookDelivery.next_attempt_at, WebhookDelivery.id)
-        .limit(1)
-        .with_for_update(of=WebhookDelivery, skip_locked=True)
-    )
-    claimed = session.execute(statement).one_or_none()
-    if claimed is None:
-        return None
-    row, webhook = claimed
-    row.attempt += 1
-    row.lease_expires_at = now + _LEASE
-    secrets = (webhook.secret, *(previous["secret"] for previous in reversed(living(webhook, now))))
-    return Attempt(
-        id=row.id,
-        webhook_id=webhook.id,
-        number=row.attempt,
-        url=row.url or webhook.url,
-        body=row.body,
-        secrets=secrets,
-        tenant_id=row.tenant_id,
-        claimed_at=now,
+        .order_by(busy, oldest, Webhook.id)
+        .limit(_CANDIDATES)
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from core.service.db.base import new_id
 from core.service.db.models import Adapter, Dataset, Finetune, Generation, Webhook, WebhookDelivery
 from core.service.db.session import database_now
+from core.service.errors import WebhookBacklog
 
 EventType = Literal[
     "dataset.ready",
@@ -25,6 +26,9 @@ EventType = Literal[
     "adapter.quarantined",
 ]
 TEST = "webhook.test"
+MOST_PENDING = 10_000
+"""Max pending deliveries of a webhook, about a day of events that a dead receiver misses. The delivery of a further
+event fails at once; the tenant sees it with the reason, and can request it again later."""
 Asked = tuple[str | None, str | None]
 """Id of the webhook that a job asked for, and the URL to use instead of the webhook's own."""
 _NONE: Asked = (None, None)
@@ -56,8 +60,9 @@ def adapter(session: Session, row: Adapter, what: Literal["created", "promoted",
 def deliver(
     session: Session, webhook: Webhook, type: str, data: dict[str, Any], url: str | None = None
 ) -> WebhookDelivery:
-    """Adds and returns a delivery of one event to one webhook, due at once. `url` replaces the webhook's own URL."""
-    now = database_now(session)
+    """Adds and returns a delivery of one event to one webhook, due at once. `url` replaces the webhook's own URL. The
+    delivery has failed already if the webhook has too many pending deliveries."""
+    now, is_full = database_now(session), has_backlog(session, webhook.id)
     body = json.dumps({"type": type, "timestamp": _rfc3339(now), "data": data}, separators=(",", ":"))
     row = WebhookDelivery(
         id=new_id("msg"),
@@ -66,12 +71,21 @@ def deliver(
         url=url,
         type=type,
         body=body,
-        status="pending",
-        attempts=[],
-        next_attempt_at=now,
+        status="failed" if is_full else "pending",
+        attempts=[_not_sent(now)] if is_full else [],
+        next_attempt_at=None if is_full else now,
+        finished_at=now if is_full else None,
     )
     session.add(row)
     return row
+
+
+def has_backlog(session: Session, webhook_id: str) -> bool:
+    """Returns whether a webhook has so many pending deliveries that it gets no further one."""
+    pending = select(WebhookDelivery.id).where(
+        WebhookDelivery.webhook_id == webhook_id, WebhookDelivery.status == "pending"
+    )
+    return session.execute(pending.offset(MOST_PENDING - 1).limit(1)).first() is not None
 
 
 def _emit(session: Session, tenant_id: str, type: str, data: dict[str, Any], asked: Asked = _NONE) -> None:
@@ -88,6 +102,12 @@ def _emit(session: Session, tenant_id: str, type: str, data: dict[str, Any], ask
             urls.append(asked[1])
         for url in urls:
             deliver(session, webhook, type, data, url)
+
+
+def _not_sent(now: datetime.datetime) -> dict[str, Any]:
+    """Returns the entry in the log of attempts of a delivery that fails because of the backlog."""
+    error = WebhookBacklog(MOST_PENDING)
+    return {"at": _rfc3339(now), "response_status": None, "code": error.code, "detail": error.detail, "seconds": 0.0}
 
 
 def _rfc3339(time: datetime.datetime) -> str:

@@ -15,7 +15,7 @@ from core.service.db.lookup import find, require
 from core.service.db.models import Webhook, WebhookDelivery
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.db.session import database_now
-from core.service.errors import WebhookDisabled, WebhookUrlRefused
+from core.service.errors import WebhookBacklog, WebhookDisabled, WebhookUrlRefused
 from core.service.webhooks import events
 from core.service.webhooks.addresses import parse
 from core.service.webhooks.signing import new_secret
@@ -113,8 +113,9 @@ def living(webhook: Webhook, now: datetime.datetime) -> list[dict[str, str]]:
 
 def test(session: Session, id: str) -> WebhookDelivery:
     """Adds a delivery of the event `webhook.test`, due at once, so that the tenant can try the webhook. Raises
-    NotFound, WebhookDisabled."""
-    webhook = _enabled(session, id)
+    NotFound, WebhookDisabled, WebhookBacklog."""
+    webhook = _enabled(session, id, lock=True)
+    _check_backlog(session, id)
     delivery = events.deliver(session, webhook, events.TEST, {"webhook_id": id})
     session.flush()
     session.refresh(delivery)
@@ -150,9 +151,11 @@ def delivery(session: Session, id: str, delivery_id: str, *, lock: bool = False)
 
 def redeliver(session: Session, id: str, delivery_id: str) -> WebhookDelivery:
     """Makes a delivery due again at once, whatever its status, with as many attempts as a new delivery has. Raises
-    NotFound, WebhookDisabled."""
-    _enabled(session, id)
+    NotFound, WebhookDisabled, WebhookBacklog."""
+    _enabled(session, id, lock=True)
     row = delivery(session, id, delivery_id, lock=True)
+    if row.status != "pending":
+        _check_backlog(session, id)
     row.status, row.failures = "pending", 0
     row.attempt += 1  # the fence: an attempt in flight can no longer settle this delivery
     row.next_attempt_at, row.lease_expires_at, row.finished_at = database_now(session), None, None
@@ -161,8 +164,13 @@ def redeliver(session: Session, id: str, delivery_id: str) -> WebhookDelivery:
     return row
 
 
-def _enabled(session: Session, id: str) -> Webhook:
-    webhook = get(session, id)
+def _enabled(session: Session, id: str, *, lock: bool = False) -> Webhook:
+    webhook = get(session, id, lock=lock)
     if webhook.status != "enabled":
         raise WebhookDisabled(id)
     return webhook
+
+
+def _check_backlog(session: Session, id: str) -> None:
+    if events.has_backlog(session, id):
+        raise WebhookBacklog(events.MOST_PENDING)

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, Id, Json, Now, TenantOwned
+from core.service.db.base import Base, Created, Id, Json, Now, TenantOwned, partial_index
 
 
 class Webhook(TenantOwned, Base):
@@ -46,7 +46,10 @@ class WebhookDelivery(TenantOwned, Base):
     (transactional outbox), so that no event is lost."""
 
     __tablename__ = "webhook_deliveries"
-    __table_args__ = (Index("ix_webhook_deliveries_due", "status", "next_attempt_at"), Index(None, "webhook_id", "id"))
+    __table_args__ = (
+        partial_index("ix_webhook_deliveries_pending", "status = 'pending'", "webhook_id", "next_attempt_at", "id"),
+        Index(None, "webhook_id", "id"),
+    )
 
     id: Mapped[Id]
     """Id of the delivery, sent in the `webhook-id` header of every attempt."""

@@ -4,6 +4,7 @@ import datetime
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import select, text
 
@@ -11,6 +12,7 @@ from core.artifact.errors import CoreError
 from core.service import adapters, generations, jobs, tenants
 from core.service.db.models import AuditEntry, Finetune, Generation, Webhook, WebhookDelivery
 from core.service.db.session import Database, database_now
+from core.service.errors import WebhookBacklog
 from core.service.finetunes import service as finetunes
 from core.service.finetunes.service import FinetuneRequest
 from core.service.tenancy import SYSTEM, Scope
@@ -172,6 +174,59 @@ def test_many_deliveries_of_one_tenant_do_not_delay_another(database: Database, 
     claimed(database)
     assert claimed(database).id == last, "the tenant without a running delivery must be first"
     assert [claim(database) is None for _ in range(4)] == [False, False, False, True], "at most 4 of one tenant"
+
+
+def test_claims_do_not_read_a_backlog(database: Database, empty_database_url: str) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite does not count the rows that it reads")
+    loud, quiet = (tenant_with_domain(database, name)[0] for name in ("loud", "quiet"))
+    insert = text(
+        "INSERT INTO webhook_deliveries (id, tenant_id, webhook_id, type, body, status, attempt, failures, attempts, "
+        "next_attempt_at) SELECT 'msg_' || :webhook || i, :tenant, :webhook, 'webhook.test', '{}', 'pending', 0, 0, "
+        "'[]', now() - interval '1 hour' FROM generate_series(1, 5000) i"
+    )
+    for _ in range(3):
+        webhook = add_webhook(database, loud)
+        with database.session() as session:
+            session.execute(insert, {"webhook": webhook, "tenant": loud.tenant})
+    last = send(database, quiet, add_webhook(database, quiet))
+    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+        owner.execute("ANALYZE webhook_deliveries")
+    attempts = []
+    for _ in range(5):
+        with database.session() as session:
+            attempts.append(deliveries.claim(session))
+            tables = "pg_stat_xact_user_tables WHERE relname = 'webhook_deliveries'"
+            read = session.execute(text(f"SELECT seq_tup_read + idx_tup_fetch FROM {tables}")).scalar_one()
+            assert read < 100
+    assert [attempt.tenant_id for attempt in attempts if attempt] == [loud.tenant, quiet.tenant] + [loud.tenant] * 3
+    assert attempts[1] is not None
+    assert attempts[1].id == last
+
+
+def test_webhook_with_a_backlog_gets_no_further_delivery(
+    database: Database, owner: tuple[Scope, str], webhook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.service.webhooks.events.MOST_PENDING", 2)
+    scope, domain = owner
+    for _ in range(2):
+        send(database, scope, webhook)
+    with pytest.raises(WebhookBacklog):
+        send(database, scope, webhook)
+    other = add_webhook(database, scope)
+    with database.session(scope) as session:
+        generations.cancel(session, add_generation(session, scope, domain).id)
+        events = session.scalars(select(WebhookDelivery).where(WebhookDelivery.type == "generation.cancelled")).all()
+    statuses = {event.webhook_id: event.status for event in events}
+    assert statuses == {webhook: "failed", other: "pending"}
+    (failed,) = (event for event in events if event.status == "failed")
+    assert [attempt["code"] for attempt in failed.attempts] == ["webhook_backlog"]
+    with pytest.raises(WebhookBacklog), database.session(scope) as session:
+        service.redeliver(session, webhook, failed.id)
+    assert settle(database, claimed(database), OK)
+    with database.session(scope) as session:
+        service.redeliver(session, webhook, failed.id)
+    assert row(database, failed.id).status == "pending"
 
 
 def test_failures_are_retried_until_the_webhook_is_disabled(
