@@ -1,3 +1,5 @@
+from datetime import datetime
+
 import pytest
 
 from api.deps import Services
@@ -17,7 +19,7 @@ def test_domain_is_created_read_changed_and_deleted(tenant: Client) -> None:
 
     changed = tenant.patch(path, {"name": "Obst"}).json()
     assert (changed["name"], changed["description"]) == ("Obst", "Flat")
-    assert changed["updated_at"] > domain["updated_at"]
+    assert datetime.fromisoformat(changed["updated_at"]) > datetime.fromisoformat(domain["updated_at"])
 
     deleted = tenant.delete(path)
     assert (deleted.status_code, deleted.content) == (204, b"")

@@ -1,5 +1,6 @@
 """Webhooks from the tenant's side: creation, changes, limits and deliveries."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -91,7 +92,7 @@ def test_deliveries_show_every_attempt_and_are_sent_again(tenant: Client, webhoo
     delivery = tenant.read(f"{path}/deliveries/{sent['id']}")
     [attempt] = delivery["attempts"]
     assert (attempt["response_status"], attempt["code"], attempt["seconds"]) == (500, "refused", 0.25)
-    assert delivery["next_attempt_at"] > sent["next_attempt_at"]
+    assert datetime.fromisoformat(delivery["next_attempt_at"]) > datetime.fromisoformat(sent["next_attempt_at"])
     assert tenant.made(f"{path}/deliveries/{sent['id']}/redeliver")["status"] == "pending"
     settle(services, webhook, Outcome(0.1, 204))
     listed = tenant.read(f"{path}/deliveries?status=succeeded")["data"]
