@@ -69,7 +69,8 @@ def completed(report: Report) -> Report:
 
 def _near_duplicates(looks: list[str]) -> dict[int, int]:
     """Returns the index of an earlier image for each image that looks like it. Images with an empty look have no
-    near-duplicates. Takes time in proportion to the square of the number of images, half a second for 20,000."""
+    near-duplicates. Takes time in proportion to the square of the number of images: half a second for 20,000 photos,
+    and half a minute if all of them have the same hash, which an attacker can arrange."""
     hashes, colours = np.zeros(len(looks), np.uint64), np.zeros((len(looks), 48), np.int16)
     firsts: list[int] = []
     originals = {}
@@ -79,10 +80,10 @@ def _near_duplicates(looks: list[str]) -> dict[int, int]:
         data = bytes.fromhex(text)
         hash, colour = np.frombuffer(data[:8], np.uint64)[0], np.frombuffer(data[8:], np.uint8)
         count = len(firsts)
-        for place in np.flatnonzero(np.bitwise_count(hashes[:count] ^ hash) <= _BITS):
-            if np.abs(colours[place] - colour).mean() <= _COLOURS:
-                originals[index] = firsts[place]
-                break
+        places = np.flatnonzero(np.bitwise_count(hashes[:count] ^ hash) <= _BITS)
+        alike = places[np.abs(colours[places] - colour).sum(1) <= 48 * _COLOURS]
+        if len(alike):
+            originals[index] = firsts[alike[0]]
         else:
             hashes[count], colours[count] = hash, colour
             firsts.append(index)
