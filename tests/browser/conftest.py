@@ -22,6 +22,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 SCREENSHOTS = Path("build") / "screenshots"
 DESK = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
+MAX_BUTTON = 100
+"""Max height of a button in pixels: a label of three lines on a phone."""
 ZONE = "Asia/Tokyo"
 LONG = 300_000
 """Timeout in milliseconds for a worker's computation on two busy cores."""
@@ -126,7 +128,8 @@ class Dashboard:
         return self.page
 
     def keep(self, name: str, hide: str = "") -> None:
-        """Takes screenshots at both widths and themes; none may scroll sideways or be inaccessible."""
+        """Takes screenshots at both widths and themes; none may scroll sideways, have a stretched button, or be
+        inaccessible."""
         for theme in ("light", "dark"):
             self.page.emulate_media(color_scheme=theme)
             for width, size in (("desk", DESK), ("phone", PHONE)):
@@ -135,6 +138,8 @@ class Dashboard:
                 self.page.wait_for_timeout(400)  # charts are redrawn
                 pixels = self.page.evaluate("document.documentElement.scrollWidth")
                 assert pixels <= size["width"], f"{name} is {pixels} pixels wide on a {width}"
+                heights = self.page.evaluate("[...document.querySelectorAll('.button')].map((e) => e.offsetHeight)")
+                assert max(heights, default=0) <= MAX_BUTTON, f"{name} has stretched buttons on a {width}: {heights}"
                 masked = [self.page.locator(hide)] if hide else []
                 path = SCREENSHOTS / f"{name}-{size['width']}-{theme}.png"
                 self.page.screenshot(path=path, full_page=not self.page.get_by_role("dialog").count(), mask=masked)
