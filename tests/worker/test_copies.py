@@ -28,7 +28,7 @@ def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
     settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url)  # type: ignore[call-arg]
     context = Context(settings, Sent(), end_process=lambda: None)
     yield context
-    context.stopping.set()
+    context.stop()
     context.close()
 
 

@@ -57,7 +57,7 @@ def setting(empty_database_url: str, tmp_path: Path, store: ObjectStore) -> Iter
 
     yield make
     for context in contexts:
-        context.stopping.set()
+        context.stop()
         context.close()
 
 

@@ -66,7 +66,7 @@ def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
     Scripted.script, Scripted.runs = staticmethod(lambda _: None), Counter()
     context = Context(settings, Sent(), end_process=lambda: None)
     yield context
-    context.stopping.set()
+    context.stop()
     context.close()
 
 

@@ -44,7 +44,7 @@ def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
     settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url, webhooks_allow_private=True)  # type: ignore[call-arg]
     context = Context(settings, Sent())
     yield context
-    context.stopping.set()
+    context.stop()
     context.database.dispose()
 
 
