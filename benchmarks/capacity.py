@@ -40,6 +40,7 @@ DATASET_BYTES, PNG_BYTES = 20e6, 100e3
 """Assumed sizes in bytes: a data set of 100 photos of 200 kB, and a PNG of 256x256 pixels."""
 DOMAINS = (1_000, 10_000, 100_000, 1_000_000)
 DAY = 86_400
+SLOTS = Settings.model_fields["adapter_slots"].default
 _GAP = "\n\n"
 IMAGE_STEPS = SamplingSettings.completed({}).steps
 """Sampling steps per image: the default of requests. All of them count as guided, although a fifth fewer evaluations
@@ -99,8 +100,14 @@ class GpuRates:
 
 
 @cache
+def _record(file: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(file.read_text())
+    return record
+
+
+@cache
 def gpu_rates() -> GpuRates:
-    return GpuRates.measured(json.loads(GPU.read_text()), json.loads(REST.read_text()))
+    return GpuRates.measured(_record(GPU), _record(REST))
 
 
 def xl_images_a_second() -> float:
@@ -131,18 +138,19 @@ def _sizes() -> Iterator[tuple[str, str, str]]:
         small, large = (value(*base) for base in bases)
         return name, small, large
 
-    settings = Settings.model_fields
-    slots, cache = settings["adapter_slots"].default, settings["host_cache_bytes"].default
+    cache = Settings.model_fields["host_cache_bytes"].default
     yield row("parameters of the transformer", lambda config, _: f"{count(base_shapes(config)):,}")
     yield row("the same on the device", lambda config, width: _bytes(count(base_shapes(config)) * width))
     yield row(f"trainable, {CLASSES} classes", lambda config, _: f"{adapter(config):,}")
     yield row("an adapter's file, fp32", lambda config, _: _bytes(adapter(config) * 4))
     yield row("folded, on the host", lambda config, width: _bytes(on_host(config, width)))
     yield row("adapters in `HOST_CACHE_BYTES`", lambda config, width: f"{cache // on_host(config, width):,}")
-    yield row(
-        f"the device's table, {slots:,} slots",
-        lambda config, width: _bytes((slots + 1) * width * VectorLayout(config).length),
-    )
+    yield row(f"the device's table, {SLOTS:,} slots", _table_bytes)
+
+
+def _table_bytes(config: BaseConfig, width: int) -> str:
+    """Returns the size of the table of adapters on the device, with `width` bytes for each number."""
+    return _bytes((SLOTS + 1) * width * VectorLayout(config).length)
 
 
 def _device() -> Iterator[tuple[str, str, str]]:
@@ -157,16 +165,14 @@ def _device() -> Iterator[tuple[str, str, str]]:
 
 
 def _memory() -> Iterator[tuple[str, str]]:
-    slots = Settings.model_fields["adapter_slots"].default
-    table = (slots + 1) * 2 * VectorLayout(XL).length
     yield "the transformer, in bf16", _bytes(2 * count(base_shapes(XL)))
-    yield f"the table of {slots:,} adapters (`DIFFFIT_ADAPTER_SLOTS`)", _bytes(table)
+    yield f"the table of {SLOTS:,} adapters (`DIFFFIT_ADAPTER_SLOTS`)", _table_bytes(XL, 2)
     yield "the autoencoder, in fp32 to encode and in fp16 to decode", _bytes(6 * AUTOENCODER)
     yield "PyTorch and CUDA themselves, a forward pass of 32 rows, decoding of an image", "not counted"
 
 
 def _times() -> Iterator[tuple[str, str]]:
-    phases = json.loads(GPU.read_text())["phases"]
+    phases = _record(GPU)["phases"]
     training, start = phases["training"], phases["start"]
     methods = {row["method"]: f"{row['ms']:.0f} ms" for row in training["methods"]}
 
@@ -178,7 +184,7 @@ def _times() -> Iterator[tuple[str, str]]:
         return f"{min(run['one_image_seconds'] for run in phases['engine']['runs'] if run['steps'] == steps):.2f} s"
 
     yield "one guided image of 20 steps, alone; of 50 steps", f"{alone(20)}; {alone(50)}"
-    yield "128 images through REST, 20 steps; 50 steps", rates(json.loads(REST.read_text())["runs"])
+    yield "128 images through REST, 20 steps; 50 steps", rates(_record(REST)["runs"])
     yield "64 images by the engine alone, whatever their domains, 20 steps; 50 steps", rates(phases["engine"]["runs"])
     what = f"a DiffFit step of {training['batch']} images; of the paper's full fine-tuning"
     yield what, f"{methods['difffit']}; {methods['full']}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import exists, select, tuple_
+from sqlalchemy import Select, exists, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from core.artifact.errors import NotFound
@@ -25,8 +25,8 @@ from core.service.db.names import named_once
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.errors import DomainInUse, NameTaken
 
-_NAMED_JOBS = 5
-"""Max jobs of each kind that the error of a domain in use names."""
+NAMED_JOBS = 5
+"""Max jobs of each kind that the error of a domain or data set in use names."""
 
 
 def create(session: Session, name: str, description: str, base_model: str) -> Domain:
@@ -124,18 +124,20 @@ def folder(tenant_id: str, domain_id: str) -> str:
     return f"tenants/{tenant_id}/domains/{domain_id}/"
 
 
-def _jobs_elsewhere(session: Session, id: str) -> list[str]:
-    """Returns the ids of unfinished fine-tunes and copies of other domains that read files of this domain, up to
-    `_NAMED_JOBS` of each."""
-    versions = select(Adapter.id).where(Adapter.domain_id == id)
-    finetunes = select(Finetune.id).where(Finetune.from_adapter_id.in_(versions), Finetune.domain_id != id)
+def unfinished_copies(id: str) -> Select[str]:
+    """Returns the query for the ids of unfinished copies of a domain's data sets in other domains."""
     original = aliased(Dataset)
     copies = select(Dataset.id).join(original, original.id == Dataset.parent_id)
-    jobs = (
-        finetunes.where(Finetune.status.in_(UNFINISHED)),
-        copies.where(original.domain_id == id, Dataset.domain_id != id, Dataset.status == "validating"),
-    )
-    return [job for each in jobs for job in session.scalars(each.limit(_NAMED_JOBS))]
+    return copies.where(original.domain_id == id, Dataset.domain_id != id, Dataset.status == "validating")
+
+
+def _jobs_elsewhere(session: Session, id: str) -> list[str]:
+    """Returns the ids of unfinished fine-tunes and copies of other domains that read files of this domain, up to
+    `NAMED_JOBS` of each."""
+    versions = select(Adapter.id).where(Adapter.domain_id == id)
+    finetunes = select(Finetune.id).where(Finetune.from_adapter_id.in_(versions), Finetune.domain_id != id)
+    jobs = (finetunes.where(Finetune.status.in_(UNFINISHED)), unfinished_copies(id))
+    return [job for each in jobs for job in session.scalars(each.limit(NAMED_JOBS))]
 
 
 def _fail_mixes(session: Session, id: str) -> None:

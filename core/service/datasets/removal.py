@@ -12,9 +12,6 @@ from core.service.db.models import Dataset, Deletion, Domain, Finetune
 from core.service.db.models.datasets import thumbnails_key
 from core.service.errors import DatasetInUse
 
-_NAMED = 5
-"""Max fine-tunes and max copies that an error message names."""
-
 
 def delete(session: Session, id: str) -> Deletion:
     """Deletes a data set with its report, its images and its thumbnails, and returns the receipt of the deletion.
@@ -22,10 +19,8 @@ def delete(session: Session, id: str) -> Deletion:
     needs the data set."""
     dataset = get(session, id, lock=True)
     finetunes = select(Finetune.id).where(Finetune.dataset_id == id, Finetune.finished_at.is_(None))
-    copies = select(Dataset.id).where(
-        Dataset.parent_id == id, Dataset.domain_id != dataset.domain_id, Dataset.status == "validating"
-    )
-    if jobs := [job for jobs in (finetunes, copies) for job in session.scalars(jobs.limit(_NAMED))]:
+    copies = domains.unfinished_copies(dataset.domain_id).where(Dataset.parent_id == id)
+    if jobs := [job for jobs in (finetunes, copies) for job in session.scalars(jobs.limit(domains.NAMED_JOBS))]:
         raise DatasetInUse(id, jobs)
     domains.get(session, dataset.domain_id, lock=True)  # so that of two deletions the last frees the zips of both
     prefix = folder(dataset.tenant_id, dataset.domain_id, id)
