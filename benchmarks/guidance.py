@@ -90,7 +90,7 @@ class Studio:
         images, the fraction of images that the classifier assigns to their class, and the model evaluations per
         image."""
         labels = alike(domain.held_out.labels, self.pictures)
-        learned = sampling.learned_guidance
+        learned = sampling.learned_guidance > 0
         adapter = f"{domain.name}-{seed}-{learned}", partial(self.adapter, domain, seed, learned)
         pixels, evaluations = served(resident, labels, sampling, adapter, first_seed=10_000 * seed)
         classes = self.judges.classifier.class_names

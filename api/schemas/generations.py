@@ -311,6 +311,7 @@ class GenerationOut(Output):
             {
                 **facts,
                 **asdict(row.sampling),
+                "learned_guidance": row.sampling.learned_guidance > 0,
                 "images": [rendered_image(image, signed) for image in images],
                 "previews": [
                     {

@@ -21,7 +21,7 @@ from benchmarks.serving.load import Serving, request
 from benchmarks.serving.solitude import latents_of
 from benchmarks.serving.subjects import CLASSES
 from core.artifact.sampling import SamplingSettings
-from core.artifact.sites import GUIDANCE
+from core.artifact.sites import GUIDED
 from core.artifact.training import TrainingSettings
 from core.ml.model.graphs import CudaGraphs
 from core.ml.serving.request import ImageRequest
@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adapter at scale 1.5, guided against a weaker one": {"adapter_scale": 1.5, "guidance_adapter_scale": 0.5},
     "guided in an interval, DPM-Solver++": {"guidance_interval": (200, 800), "sampler": "dpmpp_2m"},
     "guided, DDPM": {"sampler": "ddpm"},
-    "learned guidance": {"guidance_scale": 3.0, "learned_guidance": True},
+    "learned guidance": {"guidance_scale": 3.0, "learned_guidance": 4.0},
 }
 """Sampling settings of the images that share a batch, by the name of the kind of image."""
 LEARNING_STEPS = 6
@@ -102,8 +102,8 @@ def _requests(lab: Lab) -> list[ImageRequest]:
 
 def _adapters(lab: Lab) -> dict[str, Mapping[str, Tensor]]:
     _, plain, learned = lab.domains(3).values()  # the first has the values with which training starts
-    embedding = 0.02 * torch.randn(lab.config.hidden_size, generator=torch.Generator().manual_seed(3))
-    return {"plain": plain, "learned": {**learned, GUIDANCE: embedding}}
+    guided = {GUIDED + name: tensor for name, tensor in plain.items()}
+    return {"plain": plain, "learned": {**learned, **guided}}
 
 
 def _learning(lab: Lab) -> dict[str, Any]:

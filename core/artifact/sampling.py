@@ -57,9 +57,9 @@ class SamplingSettings:
     eta: float = 0.0
     """Noise level of DDIM: 0 is deterministic, 1 adds as much noise as DDPM."""
     timestep_spacing: TimestepSpacing = "trailing"
-    learned_guidance: bool = False
-    """Whether the adapter itself predicts the guided noise, in one model evaluation: see
-    `TrainingSettings.distill_guidance`."""
+    learned_guidance: float = 0.0
+    """Highest guidance scale that the adapter has learned, so that it predicts the guided noise itself, in one model
+    evaluation; 0 if it has learned none. See `TrainingSettings.distill_guidance`."""
 
     def __post_init__(self) -> None:
         lowest, highest = sorted(self.guidance_interval)
@@ -78,6 +78,12 @@ class SamplingSettings:
         if self.timestep_spacing not in get_args(TimestepSpacing):
             spacings = ", ".join(get_args(TimestepSpacing))
             raise ValueError(f"timestep_spacing must be one of {spacings}, not {self.timestep_spacing}")
+
+    @property
+    def learned_weight(self) -> float:
+        """Weight of learned guidance: 0 at a guidance scale of 1, and 1 at the highest scale that the adapter has
+        learned."""
+        return (self.guidance_scale - 1) / (self.learned_guidance - 1) if self.learned_guidance > 1 else 0.0
 
     def check_size(self, scale: int) -> None:
         """Raises InvalidRequest if a setting is not available for images of `scale` times the base's image size."""
@@ -125,7 +131,7 @@ class SamplingSettings:
             guidance = RECOMMENDED_GUIDANCE if interpolates else {}
             return cls(**{**values, **guidance, **chosen})
         scale = min(cls.guidance_scale, learned_guidance)
-        settings = cls(**{**values, "guidance_scale": scale, **chosen, "learned_guidance": True})
+        settings = cls(**{**values, "guidance_scale": scale, **chosen, "learned_guidance": learned_guidance})
         if settings.guidance_adapter_scale != 1 or settings.guidance_interval != EVERY_TIMESTEP:
             raise ValueError(
                 "guidance_adapter_scale and guidance_interval do not apply to this version, which has learned guidance"

@@ -20,9 +20,9 @@ METHODS: tuple[Method, ...] = ("difffit", "bitfit")
 one batch."""
 
 CLASS_TABLE = "y_embedder.embedding_table.weight"
-GUIDANCE = "y_embedder.guidance"
-"""Name of the embedding [d] of learned guidance. It is added to the class embedding, multiplied by the guidance scale
-minus 1 (see `TrainingSettings.distill_guidance`)."""
+GUIDED = "guided."
+"""Prefix of the second set of tensors of an adapter with learned guidance, which predict guided noise. The first set
+predicts noise without guidance; scales between interpolate (see `TrainingSettings.distill_guidance`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ def sites_of(method: Method, values: Any) -> MethodSites:
 def trainable_shapes(
     config: BaseConfig, method: Method, sites: MethodSites, num_classes: int | None, *, guidance: bool = False
 ) -> Shapes:
-    """Returns the name and shape of every tensor that a method trains, the class table and the embedding of learned
-    guidance last.
+    """Returns the name and shape of every tensor that a method trains, the class table last. With `guidance`, these
+    tensors occur a second time, for the guided noise.
 
     `num_classes` is the number of the domain's classes; the class table has one row more, for the null class. None
     keeps the base's classes and does not train a class table, as in the paper's fine-tunes that change only the
@@ -116,15 +116,15 @@ def trainable_shapes(
     if type(sites) is not SITES[method]:
         raise ValueError(f"{type(sites).__name__} does not describe what is trained by the method '{method}'")
     table = {} if num_classes is None else {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
-    embedding = {GUIDANCE: (config.hidden_size,)} if guidance else {}
-    return _trained_of_base(config, method) | _added(config, method, sites) | table | embedding
+    shapes = _trained_of_base(config, method) | _added(config, method, sites) | table
+    return shapes | {GUIDED + name: shape for name, shape in shapes.items()} if guidance else shapes
 
 
 def folds(config: BaseConfig, names: Iterable[str]) -> bool:
     """Returns whether tensors of these names can be folded into vectors, one row per image: whether DiffFit, with all
     of its sites in use, has tensors of all these names."""
     everywhere = Sites(patch=True, time=True, last_block=config.depth)
-    return trainable_shapes(config, "difffit", everywhere, 1, guidance=True).keys() >= set(names)
+    return trainable_shapes(config, "difffit", everywhere, 1).keys() >= set(names)
 
 
 def base_shapes(config: BaseConfig) -> Shapes:

@@ -76,9 +76,9 @@ class TrainingSettings:
     average then becomes the adapter, whatever `keep` is. None trains all steps."""
 
     distill_guidance: float | None = None
-    """Highest guidance scale that the adapter learns in the last steps, so that a single model evaluation predicts the
-    guided noise at each scale from 1 up to this one (guidance distillation, arXiv 2210.03142). None learns no
-    guidance."""
+    """Guidance scale that a copy of the adapter learns in the last steps, so that a single model evaluation predicts
+    the guided noise (guidance distillation, arXiv 2210.03142). Scales from 1 up to this one interpolate between the
+    adapter and its copy. None learns no guidance."""
     distill_steps: int = 150
     """Number of steps that learn guidance, at most half of all steps."""
     distill_adapter_scale: float = 1.0

@@ -12,6 +12,7 @@ from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, UnknownClass
 from core.artifact.file import Artifact, check_against, decode
 from core.artifact.jobs import UNFINISHED
+from core.artifact.sites import GUIDED
 from core.service import audit, deletions, domains, fleet, idempotency, metering
 from core.service.db.base import new_id
 from core.service.db.lookup import find, require
@@ -167,7 +168,8 @@ def publish(
         object_key=stored.key,
         sha256=stored.sha256,
         size_bytes=stored.size,
-        parameters=sum(tensor.size for tensor in artifact.tensors.values()),
+        # Both sets of tensors of learned guidance have the same parameters.
+        parameters=sum(tensor.size for name, tensor in artifact.tensors.items() if not name.startswith(GUIDED)),
         base_digest=manifest.base_digest,
         method=manifest.method,
         preset=manifest.preset,

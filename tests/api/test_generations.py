@@ -222,6 +222,7 @@ def test_learned_guidance_is_used_within_what_the_version_has_learned(tenant: Cl
     assert version["learned_guidance"] == 3.0
     plain = tenant.made(f"/v1/domains/{domain}/adapters", files={"file": ("a", adapter_file(seed=1))})
     assert plain["learned_guidance"] is None
+    assert version["parameters"] == plain["parameters"]
     path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": version["id"]}
     settings = [
         tenant.made(path, body | chosen) for chosen in ({}, {"guidance_scale": 1.5}, {"adapter_id": plain["id"]})

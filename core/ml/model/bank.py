@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.artifact.sites import CLASS_TABLE, GUIDANCE
+from core.artifact.sites import CLASS_TABLE, GUIDED
 from core.ml.model.device import pinned
 from core.ml.model.dit import DiT
 from core.ml.model.folding import VectorLayout, fold, fp8_weights
@@ -29,8 +29,8 @@ class FoldedAdapter:
     """[P] the vectors that `core.ml.model.folding.fold` computes"""
     classes: Tensor
     """[classes + 1, D] the class table, with the null class last"""
-    guidance: Tensor | None = None
-    """[D] the embedding of learned guidance; None without"""
+    guided: "FoldedAdapter | None" = None
+    """Adapter that predicts guided noise, if the adapter has learned guidance."""
     scale: float = 1.0
     """Strength of the adapter: 0 is the base, 1 the adapter, and other values interpolate or extrapolate linearly."""
     other: "FoldedAdapter | None" = None
@@ -47,6 +47,11 @@ class FoldedAdapter:
         """Returns this adapter mixed with another one. The bank computes the mix when it fills a slot."""
         return replace(self, other=other, weight=weight) if weight else self
 
+    def guided_at(self, weight: float) -> "FoldedAdapter":
+        """Returns this adapter with learned guidance: without guidance at a weight of 0, and at its highest guidance
+        scale at a weight of 1. An adapter that has learned none is returned unchanged."""
+        return self if self.guided is None else self.mixed(self.guided, weight)
+
     @property
     def key(self) -> Key:
         """Key of the adapter's slot in the bank: each scale of an adapter and each mix has its own slot."""
@@ -56,7 +61,7 @@ class FoldedAdapter:
     @property
     def size(self) -> int:
         """Size in bytes."""
-        return self.vectors.nbytes + self.classes.nbytes
+        return self.vectors.nbytes + self.classes.nbytes + (0 if self.guided is None else self.guided.size)
 
 
 class AdapterBank:
@@ -88,11 +93,18 @@ class AdapterBank:
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
         """Combines an adapter's tensors with the base's into vectors, on the device, and copies the vectors to the
         host."""
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(GUIDED)}
+        guided = {name.removeprefix(GUIDED): tensor for name, tensor in tensors.items() if name.startswith(GUIDED)}
         with torch.no_grad(), torch.cuda.stream(self._stream):
-            on_device = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+            on_device = {name: tensor.to(self.device) for name, tensor in own.items()}
             vectors = fold(self.dit, on_device).to(self.dtype).cpu()
-        classes = tensors[CLASS_TABLE].to(self.dtype).cpu()
-        return FoldedAdapter(digest, pinned(vectors, self.device), pinned(classes, self.device), tensors.get(GUIDANCE))
+        classes = own[CLASS_TABLE].to(self.dtype).cpu()
+        return FoldedAdapter(
+            digest,
+            pinned(vectors, self.device),
+            pinned(classes, self.device),
+            guided=self.fold(digest, guided) if guided else None,
+        )
 
     def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
         """Returns the table slots of the adapters in one step, after copying the missing adapters into the table; None
@@ -133,15 +145,14 @@ class AdapterBank:
         scale: float = 1.0,
         null_scale: float = 1.0,
         base_class: int | None = None,
-        learned_guidance: float | None = None,
     ) -> Tensor:
         """Returns the embeddings of a class and of the null class, [2, D] on the device. An adapter of None is the
         base.
 
         `other_class` is the class of the same name in the adapter that is mixed into this one. `scale` interpolates the
         class's embedding between the base's (0) and the adapter's (1), `null_scale` that of the null class.
-        `base_class` is the base's class of the same name; None takes the base's null class instead. `learned_guidance`
-        is a guidance scale for an adapter that has learned guidance. Raises IndexError if an adapter has no such class.
+        `base_class` is the base's class of the same name; None takes the base's null class instead. Raises IndexError
+        if an adapter has no such class.
         """
         base = self._base_classes
         if adapter is None:
@@ -153,9 +164,6 @@ class AdapterBank:
             rows[0] = _between(base[-1 if base_class is None else base_class], rows[0], scale)
         if null_scale != 1.0:
             rows[1] = _between(base[-1], rows[1], null_scale)
-        if learned_guidance is not None and adapter.guidance is not None:
-            shift = scale * (learned_guidance - 1) * adapter.guidance.to(self.device)
-            rows[0] = (rows[0].float() + shift).to(rows.dtype)
         return rows.to(self.dtype)
 
     def _on_device(self, rows: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class Generations:
                 raise own_copy(error)
         match [load.result() for load in loading]:
             case [adapter]:
-                ticket.adapter = adapter
+                ticket.adapter = adapter.guided_at(ticket.request.sampling.learned_weight)
             case [adapter, other]:
                 ticket.adapter = adapter.mixed(other, ticket.request.sampling.mix_weight)
         ticket.reached("loading")

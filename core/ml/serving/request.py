@@ -64,7 +64,7 @@ class Row:
         outside the guidance interval, or the adapter has learned guidance."""
         sampling = self.request.sampling
         lowest, highest = sampling.guidance_interval
-        without = sampling.guidance_scale == 1.0 or sampling.learned_guidance
+        without = sampling.guidance_scale == 1.0 or sampling.learned_guidance > 0
         return not without and lowest <= self.timestep <= highest
 
     @property

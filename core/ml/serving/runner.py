@@ -88,11 +88,10 @@ class Runner:
         classes = self.bank.classes(
             adapter,
             request.class_id,
-            other_class=request.mix_class,
+            other_class=request.class_id if sampling.learned_guidance else request.mix_class,
             scale=scale,
             null_scale=guide_scale,
             base_class=request.base_class,
-            learned_guidance=sampling.guidance_scale if sampling.learned_guidance else None,
         )
         generator = torch.Generator().manual_seed(row.seed)
         noise = torch.randn(table.shape, generator=generator)

@@ -28,8 +28,6 @@ class Rows(NamedTuple):
     """[B, C, H, W] noise that is added to the latents"""
     weights: Tensor
     """[B] weight of each row's squared error in the loss"""
-    scales: Tensor
-    """[B] guidance scale that each row learns; 1 if none is learned"""
     fractions: Tensor
     """[B] 1 / size of the whole batch, so that the losses of a batch's parts add up to the batch's mean loss"""
 
@@ -94,9 +92,9 @@ class Batches:
         labels = labels.masked_fill(dropped, self.null_class)  # one random number per training image
         t = self._timesteps(len(indices))
         noise = self._normal(x0.shape)
-        weights, scales = self._weights(t), self._scales(len(t))
+        weights = self._weights(t)
         fractions = torch.full_like(weights, 1 / len(t))
-        rows = Rows(x0=x0, labels=labels, t=t, noise=noise, weights=weights, scales=scales, fractions=fractions)
+        rows = Rows(x0=x0, labels=labels, t=t, noise=noise, weights=weights, fractions=fractions)
         return Rows(*(tensor.pin_memory() for tensor in rows)) if self.pinned else rows
 
     def _next_indices(self) -> Tensor:
@@ -117,12 +115,6 @@ class Batches:
         if self.settings.timesteps == "focused":
             places = torch.where(places < 0.85, places / 0.85 * 0.6, 0.6 + (places - 0.85) / 0.15 * 0.4)
         return (places * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
-
-    def _scales(self, count: int) -> Tensor:
-        highest = self.settings.distill_guidance
-        if highest is None:
-            return torch.ones(count, device=self.generator.device)
-        return 1 + (highest - 1) * self._uniform(count)
 
     def _weights(self, t: Tensor) -> Tensor:
         gamma = self.settings.minimum_snr_gamma

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from core.artifact.sampling import SamplingSettings
-from core.artifact.sites import GUIDANCE
 from core.artifact.training import TrainingSettings
 from core.ml.diffusion.sampling import Model
 from core.ml.model.dit import DiT
 from core.ml.tuning.checkpoint import BEFORE
-from core.ml.tuning.guidance import Teacher, student
+from core.ml.tuning.guidance import Teacher
 from core.ml.tuning.latents import Latents
 from core.ml.tuning.parallel import Processes
 from core.ml.tuning.trainer import Trainer
@@ -22,7 +21,7 @@ TAUGHT = "taught"
 
 
 class GuidanceTrainer(Trainer):
-    """Trains an adapter to predict the guided noise of the adapter `taught`, from which it starts."""
+    """Trains a copy of the adapter `taught` to predict the guided noise of that adapter."""
 
     def __init__(
         self,
@@ -40,12 +39,12 @@ class GuidanceTrainer(Trainer):
         `taught` that do not train."""
         start = {name: tensor for name, tensor in taught.items() if name not in frozen}
         self._taught = torch.cat([tensor.detach().float().flatten() for tensor in start.values()])
-        start[GUIDANCE] = torch.zeros(dit.config.hidden_size, device=dit.positions.device)
         super().__init__(
             dit, start, latents, settings.distillation, processes=processes, frozen=frozen, max_rows=max_rows
         )
         interval = settings.distill_lowest_timestep, settings.distill_highest_timestep
-        teacher = Teacher(dit, taught, settings.distill_adapter_scale, interval)
+        scale = settings.distill_guidance or 1.0
+        teacher = Teacher(dit, taught, scale, settings.distill_adapter_scale, interval)
         self.learner = replace(self.learner, teacher=teacher)
         self.steps_before = steps_before
 
@@ -54,8 +53,7 @@ class GuidanceTrainer(Trainer):
         return super().state() | {TAUGHT: taught, BEFORE: torch.tensor(self.steps_before)}
 
     def sampled(self) -> tuple[Model, SamplingSettings]:
-        scale = torch.tensor(self.settings.distill_guidance, device=self.device)
-        return student(self.dit, self.averaged, scale), SamplingSettings(steps=20, guidance_scale=1.0)
+        return self.route.model(self.averaged), SamplingSettings(steps=20, guidance_scale=1.0)
 
 
 def taught_by(state: Mapping[str, Tensor], trainer: Trainer) -> tuple[int, dict[str, Tensor]]:

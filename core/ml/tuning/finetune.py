@@ -19,7 +19,7 @@ from torch import Tensor
 
 from core.artifact.errors import EngineStopped
 from core.artifact.footprint import Footprint
-from core.artifact.sites import CLASS_TABLE, trainable_shapes
+from core.artifact.sites import CLASS_TABLE, GUIDED, trainable_shapes
 from core.ml.diffusion.sampling import sample_steps, seeded_noise
 from core.ml.errors import TrainingOutOfMemory
 from core.ml.model.checkpoint import LoadedBase
@@ -132,8 +132,7 @@ def _finetune(
     state = state or {}
     if state and TAUGHT not in state:
         trainer.restore(state)
-    parameters = trainer.parameters.numel() + (dit.config.hidden_size if settings.distill_guidance else 0)
-    yield Started(loss_base, parameters, steps_of(state))
+    yield Started(loss_base, trainer.parameters.numel(), steps_of(state))
     if TAUGHT in state:
         steps_before, tensors = taught_by(state, trainer)
         adapter_step = steps_before
@@ -149,7 +148,8 @@ def _finetune(
         if TAUGHT in state:
             guidance.restore(state)
         yield from _trained(guidance, plan, base, description, rows)
-        adapter_step, tensors = steps_before + guidance.steps_done, guidance.averaged
+        adapter_step = steps_before + guidance.steps_done
+        tensors |= {GUIDED + name: tensor for name, tensor in guidance.averaged.items()}
     stopped_early = steps_before < ordinary.steps
     copies = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
     return Outcome(copies, losses, adapter_step, "early_stopping" if stopped_early else "all_steps")

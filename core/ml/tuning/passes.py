@@ -146,11 +146,11 @@ class Pass:
     def _gradients(self) -> tuple[Sequence[Tensor], Tensor]:
         adapters = [(learner.tensors(), count) for learner, count in zip(self.learners, self.counts, strict=True)]
         rows, teacher = self.buffers, self.learners[0].teacher
+        model = self.learners[0].route.joint_model(adapters)
         if teacher is None:
-            model = self.learners[0].route.joint_model(adapters)
             mse, bound = row_losses(model, rows.x0, rows.labels, rows.t, rows.noise)
         else:
-            mse, bound = teacher.losses(adapters[0][0], rows)
+            mse, bound = teacher.losses(model, rows)
         parameters = [learner.parameters for learner in self.learners]
         gradients = torch.autograd.grad(mse * rows.weights + bound, parameters, grad_outputs=rows.fractions)
         terms = [(values.detach() * rows.fractions).split(self.counts) for values in (mse, bound)]

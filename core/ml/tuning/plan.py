@@ -95,6 +95,8 @@ class FinetunePlan:
             "dataset": self.dataset_digest,
             "training": self.recipe() | {"micro_batch_size": None},
             "base": base_digest,
+            # Checkpoints of learned guidance from before this entry existed have other tensors.
+            **({} if self.training.distill_guidance is None else {"guided_tensors": True}),
             **({} if self.image_size is None else {"image_size": self.image_size}),
         }
 

@@ -149,7 +149,7 @@ def estimate(
     classes = _trained_classes(session, request, dataset, base)
     training, guidance = request.training, request.training.distill_guidance is not None
     shapes = trainable_shapes(base.config, request.method, request.trained_sites, classes, guidance=guidance)
-    parameters = count(shapes)
+    parameters = count(shapes) // (2 if guidance else 1)  # both sets of tensors have the same parameters
     batch_size = training.batch_size
     seen = training.steps * batch_size
     tokens = batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2

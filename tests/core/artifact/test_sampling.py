@@ -41,7 +41,8 @@ def test_learned_guidance_has_a_default_and_limits_of_its_own() -> None:
     completed = SamplingSettings.completed
     assert [completed({}, highest).guidance_scale for highest in (3.0, 6.0)] == [3.0, 4.0]
     settings = completed({"guidance_scale": 1.5}, 3.0)
-    assert settings.learned_guidance
+    assert (settings.learned_guidance, settings.learned_weight) == (3.0, 0.25)
+    assert completed({}).learned_weight == 0
     assert SamplingSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
     assert "learned_guidance" not in completed({}).to_json()
     for chosen in ({"guidance_scale": 3.5}, {"guidance_scale": 0.5}):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.artifact.errors import ArtifactInvalid, Cancelled, EngineStopped, QueueFull
 from core.artifact.sampling import SamplingSettings
-from core.artifact.sites import CLASS_TABLE, GUIDANCE
+from core.artifact.sites import CLASS_TABLE, GUIDED
 from core.ml.diffusion.sampling import sample, seeded_noise
 from core.ml.errors import DeadlineExceeded, DrawingDiverged
 from core.ml.model.adapter import TensorAdapter
@@ -65,26 +65,37 @@ def test_image_guided_by_a_weaker_adapter_equals_a_plain_sampling_run(engine: En
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_learned_guidance_takes_one_evaluation_a_step_beside_other_guidance(engine: Engine, scale: float) -> None:
-    """At an adapter scale of 0.5, half of the embedding is added."""
-    dit = engine.bank.dit
-    adapter = tensors(0) | {GUIDANCE: torch.linspace(-1, 1, CONFIG.hidden_size)}
-    vectors = torch.lerp(fold(dit, {}), fold(dit, adapter), scale)
-    row = torch.lerp(dit.y_embedder.embedding_table.weight[-1], adapter[CLASS_TABLE][1], scale)
-    shifted = (row + scale * (3.0 - 1) * adapter[GUIDANCE])[None]
+    """The guidance scale 3 is half-way from 1, the adapter, to 5, its second set of tensors."""
+    dit, own, guided = engine.bank.dit, tensors(0), tensors(1)
+    adapter = own | {GUIDED + name: tensor for name, tensor in guided.items()}
+    vectors = torch.lerp(fold(dit, {}), (fold(dit, own) + fold(dit, guided)) / 2, scale)
+    null = dit.y_embedder.embedding_table.weight[-1]
+    row = torch.lerp(null, (own[CLASS_TABLE][1] + guided[CLASS_TABLE][1]) / 2, scale)[None]
     latents = sample(
-        lambda x, t, y: folded_forward(dit, x, t, shifted.expand(len(x), -1), vectors.expand(len(x), -1)),
+        lambda x, t, y: folded_forward(dit, x, t, row.expand(len(x), -1), vectors.expand(len(x), -1)),
         seeded_noise([5], (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)),
         torch.tensor([1]),
         3,
         SamplingSettings(steps=4, guidance_scale=1.0),
         channels=CONFIG.guidance_channels,
     )
-    learned = request("learned", adapter="learned", learned_guidance=True, adapter_scale=scale, seeds=(5,))
+    learned = request("learned", adapter="learned", learned_guidance=5.0, adapter_scale=scale, seeds=(5,))
     future, other = engine.submit(learned, lambda: adapter), draw(engine, request("other"))
     drawn = future.result(60)
     assert drawn.model_evaluations == 4
     assert (drawn.images[0].int() - engine.runner.decode([latents[0]])[0].int()).abs().max() <= 1
     assert other.result(60).model_evaluations == 2 * 4 * 2
+
+
+def test_ends_of_learned_guidance_are_the_two_sets_of_tensors(engine: Engine) -> None:
+    sets = [tensors(0), tensors(1)]
+    adapter = sets[0] | {GUIDED + name: tensor for name, tensor in sets[1].items()}
+    for each, guidance_scale in zip(sets, (1.0, 5.0), strict=True):
+        learned = request("a", adapter="learned", learned_guidance=5.0, guidance_scale=guidance_scale)
+        plain = request("b", adapter=f"set {guidance_scale}", guidance_scale=1.0)
+        both = [engine.submit(learned, lambda: adapter), engine.submit(plain, lambda each=each: each)]
+        images, expected = (future.result(60).images for future in both)
+        assert all(torch.equal(first, second) for first, second in zip(images, expected, strict=True))
 
 
 def test_base_is_guided_by_itself_at_every_adapter_scale(engine: Engine) -> None:
