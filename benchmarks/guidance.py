@@ -46,7 +46,7 @@ SAMPLERS: tuple[tuple[SamplerName, int], ...] = (
     ("dpmpp_2m", 10),
 )
 PARTS = ("guidance", "samplers", "learned")
-HIGHEST, DISTILL_STEPS = 4.0, DEFAULT_TRAINING.distill_steps
+HIGHEST, DISTILL_STEPS = 3.0, DEFAULT_TRAINING.distill_steps
 """Highest learned guidance scale, and the number of steps that learn it, after the other training steps."""
 
 Cell = dict[str, Any]
@@ -111,7 +111,7 @@ def settings_of(part: str) -> Iterator[SamplingSettings]:
     "learned": each guidance scale, in one model evaluation.
     """
     if part == "learned":
-        for scale in GUIDANCE_SCALES:
+        for scale in (scale for scale in GUIDANCE_SCALES if scale <= HIGHEST):
             yield SamplingSettings.completed({"guidance_scale": scale}, HIGHEST)
         return
     if part == "samplers":
@@ -176,8 +176,9 @@ def page(cells: Sequence[Cell], budget: dict[str, int]) -> list[str]:
         "the seeds, ± their standard deviation. Agreement is the fraction of images that the classifier assigns to "
         "their class; evaluations are model evaluations per image. The first column gives the scale of the adapter "
         "in the unconditional prediction (1 is classifier-free guidance, 0 the base), the guidance scale, the guided "
-        "timesteps where they are not all, and the sampler with its steps. Learned guidance is taught by the "
-        f"recommended guidance, in {DISTILL_STEPS} more training steps."
+        "timesteps where they are not all, and the sampler with its steps. Learned guidance is taught by guidance "
+        f"against {DEFAULT_TRAINING.distill_adapter_scale:g} of the adapter at all timesteps, up to scale {HIGHEST:g}, "
+        f"in {DISTILL_STEPS} more training steps."
     )
     return [text, *_of_default(groups, yardsticks), markdown_table((*head, "agreement", "evaluations"), rows)]
 

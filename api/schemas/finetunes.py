@@ -81,8 +81,8 @@ class FinetuneCreate(Input):
     distill_guidance: Annotated[float, Field(gt=1, le=10)] | None = Field(
         _DEFAULTS.training.distill_guidance,
         description="Highest guidance scale that the version learns. It then generates guided images in one model "
-        "evaluation per step instead of two, and takes no other kind of guidance. It learns the guidance that requests "
-        "have by default.",
+        "evaluation per step instead of two, and takes no other kind of guidance. It learns guidance against 75 % of "
+        "itself, at all noise levels.",
     )
     distill_steps: Integer = Field(
         _DEFAULTS.training.distill_steps,

@@ -150,11 +150,9 @@ DEFAULT_TRAINING = TrainingSettings(
     evaluate_every=25,
     keep="best",
     distill_adapter_scale=RECOMMENDED_GUIDANCE["guidance_adapter_scale"],
-    distill_lowest_timestep=RECOMMENDED_GUIDANCE["guidance_interval"][0],
-    distill_highest_timestep=RECOMMENDED_GUIDANCE["guidance_interval"][1],
 )
-"""Training settings of a fine-tune, on a server and on the user's own machine, where the request does not change
-them."""
+"""Training settings of a fine-tune, on a server and on the user's own machine, where the request does not change them.
+Guidance is learned at all timesteps: an adapter's vectors are the same at all of them, and hardly learn an interval."""
 
 
 def suggested_steps(images: int, batch_size: int) -> int:

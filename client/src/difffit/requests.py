@@ -25,7 +25,7 @@ class FinetuneSettings(TypedDict):
     early_stopping: NotRequired[int | None]
     """Number of evaluations without a lower held-out loss after which training ends early, and succeeds. The new version is then the best, whatever `keep` is. By default all steps are trained."""
     distill_guidance: NotRequired[float | None]
-    """Highest guidance scale that the version learns. It then generates guided images in one model evaluation per step instead of two, and takes no other kind of guidance. It learns the guidance that requests have by default."""
+    """Highest guidance scale that the version learns. It then generates guided images in one model evaluation per step instead of two, and takes no other kind of guidance. It learns guidance against 75 % of itself, at all noise levels."""
     distill_steps: NotRequired[int]
     """Number of the last steps that learn guidance, at most half of all. Each takes about twice the time."""
     image_size: NotRequired[int | None]
