@@ -120,7 +120,7 @@ def test_step_of_an_older_checkpoint_counts_the_steps_of_both_parts(base: Loaded
 
 
 def test_checkpoint_with_other_tensors_of_guidance_is_refused(base: LoadedBase) -> None:
-    """As an earlier build made them, which learned one embedding for all scales."""
+    """Checkpoint of an earlier build, which learned one embedding for all scales."""
     plan = LEARNING.about(base.description.digest)
     older = {name: value for name, value in plan.items() if name != "guided_tensors"}
     with pytest.raises(CheckpointInvalid, match="other settings"):
