@@ -108,11 +108,12 @@ def settings_of(part: str) -> Iterator[SamplingSettings]:
 
     "guidance": no guidance, then each guidance scale with each adapter scale, at all timesteps and at the middle ones.
     "samplers": each sampler and number of steps, with classifier-free guidance and against a weaker version.
-    "learned": each guidance scale, in one model evaluation.
+    "learned": each guidance scale up to the highest learned one, in one model evaluation.
     """
     if part == "learned":
-        for scale in (scale for scale in GUIDANCE_SCALES if scale <= HIGHEST):
-            yield SamplingSettings.completed({"guidance_scale": scale}, HIGHEST)
+        for scale in GUIDANCE_SCALES:
+            if scale <= HIGHEST:
+                yield SamplingSettings.completed({"guidance_scale": scale}, HIGHEST)
         return
     if part == "samplers":
         for (sampler, steps), guidance in product(SAMPLERS, ({}, AUTOGUIDANCE)):

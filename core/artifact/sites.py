@@ -7,13 +7,14 @@ Table 1) add.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 from core.artifact.additions import AdaptFormer, Lora, Prompts, Shapes
 from core.artifact.base import BaseConfig
 
+T = TypeVar("T")
 Method = Literal["difffit", "bitfit", "full", "lora", "adaptformer", "vpt"]
 METHODS: tuple[Method, ...] = ("difffit", "bitfit")
 """Methods whose adapters fold into vectors, one row of vectors per image, so that the engine can serve many adapters in
@@ -118,6 +119,14 @@ def trainable_shapes(
     table = {} if num_classes is None else {CLASS_TABLE: (num_classes + 1, config.hidden_size)}
     shapes = _trained_of_base(config, method) | _added(config, method, sites) | table
     return shapes | {GUIDED + name: shape for name, shape in shapes.items()} if guidance else shapes
+
+
+def split_guided(tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
+    """Splits the tensors of an adapter, or their shapes, into those without guidance and those of learned guidance,
+    both by the same names. The second part is empty without learned guidance."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(GUIDED)}
+    guided = {name.removeprefix(GUIDED): tensor for name, tensor in tensors.items() if name.startswith(GUIDED)}
+    return own, guided
 
 
 def folds(config: BaseConfig, names: Iterable[str]) -> bool:

@@ -12,7 +12,7 @@ from core.artifact.base import BaseDescription
 from core.artifact.errors import BaseMismatch, InvalidRequest, NotFound, UnknownClass
 from core.artifact.file import Artifact, check_against, decode
 from core.artifact.jobs import UNFINISHED
-from core.artifact.sites import GUIDED
+from core.artifact.sites import split_guided
 from core.service import audit, deletions, domains, fleet, idempotency, metering
 from core.service.db.base import new_id
 from core.service.db.lookup import find, require
@@ -168,8 +168,7 @@ def publish(
         object_key=stored.key,
         sha256=stored.sha256,
         size_bytes=stored.size,
-        # Both sets of tensors of learned guidance have the same parameters.
-        parameters=sum(tensor.size for name, tensor in artifact.tensors.items() if not name.startswith(GUIDED)),
+        parameters=sum(tensor.size for tensor in split_guided(artifact.tensors)[0].values()),
         base_digest=manifest.base_digest,
         method=manifest.method,
         preset=manifest.preset,

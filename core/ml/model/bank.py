@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from core.artifact.sites import CLASS_TABLE, GUIDED
+from core.artifact.sites import CLASS_TABLE, split_guided
 from core.ml.model.device import pinned
 from core.ml.model.dit import DiT
 from core.ml.model.folding import VectorLayout, fold, fp8_weights
@@ -93,8 +93,7 @@ class AdapterBank:
     def fold(self, digest: str, tensors: Mapping[str, Tensor]) -> FoldedAdapter:
         """Combines an adapter's tensors with the base's into vectors, on the device, and copies the vectors to the
         host."""
-        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(GUIDED)}
-        guided = {name.removeprefix(GUIDED): tensor for name, tensor in tensors.items() if name.startswith(GUIDED)}
+        own, guided = split_guided(tensors)
         with torch.no_grad(), torch.cuda.stream(self._stream):
             on_device = {name: tensor.to(self.device) for name, tensor in own.items()}
             vectors = fold(self.dit, on_device).to(self.dtype).cpu()

@@ -13,7 +13,17 @@ from core.artifact.errors import InvalidRequest, NotFound
 from core.artifact.file import size_without_manifest
 from core.artifact.footprint import Footprint
 from core.artifact.jobs import ENDED
-from core.artifact.sites import METHODS, PRESETS, SITES, Method, MethodSites, count, sites_of, trainable_shapes
+from core.artifact.sites import (
+    METHODS,
+    PRESETS,
+    SITES,
+    Method,
+    MethodSites,
+    count,
+    sites_of,
+    split_guided,
+    trainable_shapes,
+)
 from core.artifact.training import DEFAULT_TRAINING, TrainingSettings, suggested_steps
 from core.service import adapters, audit, deletions, domains, fleet, idempotency, jobs, metering
 from core.service.config import Settings
@@ -149,7 +159,7 @@ def estimate(
     classes = _trained_classes(session, request, dataset, base)
     training, guidance = request.training, request.training.distill_guidance is not None
     shapes = trainable_shapes(base.config, request.method, request.trained_sites, classes, guidance=guidance)
-    parameters = count(shapes) // (2 if guidance else 1)  # both sets of tensors have the same parameters
+    parameters = count(split_guided(shapes)[0])
     batch_size = training.batch_size
     seen = training.steps * batch_size
     tokens = batch_size * base.config.tokens * base.scale_of(request.image_size) ** 2
