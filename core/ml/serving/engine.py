@@ -176,11 +176,18 @@ class Engine:
         self.generations.end_late()
         is_serving = not self.generations.scheduler.idle
         if self.trainings.due(serving=is_serving):
+            self._settle()
             self.trainings.took(training=self.counters.timed("training_seconds", self.trainings.step))
         elif is_serving:
-            self.trainings.took(serving=self.counters.timed("step_seconds", self.generations.step))
+            ahead = self.runner.device.type == "cuda" and not self.trainings.is_ready
+            step = partial(self.generations.step, ahead=ahead)
+            self.trainings.took(serving=self.counters.timed("step_seconds", step))
         elif self.runner.forwards.uncaptured:
+            self._settle()
             self.runner.forwards.capture_next()
+
+    def _settle(self) -> None:
+        self.trainings.took(serving=self.counters.timed("step_seconds", self.generations.settle))
 
     def _wait_for_work(self) -> bool:
         """Waits until there is work or a request's deadline has come, for at most `IDLE_SECONDS`. Returns False when
@@ -188,6 +195,7 @@ class Engine:
         self.last_turn = time.monotonic()
         if self.trainings.is_ready or not self.generations.scheduler.idle:
             return self._inbox.wait(0)
+        self._settle()
         pause = CAPTURE_PAUSE_SECONDS if self.runner.forwards.uncaptured else IDLE_SECONDS
         return self._inbox.wait(min(pause, self.generations.tickets.next_deadline - self.last_turn))
 

@@ -40,7 +40,7 @@ class Generations:
         self.decoder = Decoder(runner.decode, runner.pixels.sizes[-1])
         self._inbox = inbox
         self._to_decode: list[tuple[Tensor, OnDecoded]] = []
-        """Latents of the current step that are to be decoded once the device has computed them, each with the function
+        """Latents of the last step that are to be decoded once the device has computed them, each with the function
         that receives its pixels."""
 
     def accept(self, ticket: Ticket, loads: Sequence[Load]) -> None:
@@ -67,17 +67,20 @@ class Generations:
     def stop(self, ending: Callable[[], EngineStopped]) -> None:
         """Fails each request with an error that `ending` makes. Does not touch the scheduler or the runner, which may
         be in an inconsistent state if the loop has died of an error."""
+        self._to_decode.clear()
         for ticket in list(self.tickets.by_id.values()):
             self.tickets.remove(ticket)
             self.counters.images += len(ticket.images)
             ticket.fail(ending())
 
-    def step(self) -> None:
+    def step(self, *, ahead: bool = False) -> None:
         """Makes one sampling step of the images that the scheduler chooses. Reports progress while the device computes,
-        and then passes finished latents and previews to the decoder."""
+        and passes finished latents and previews to the decoder. With `ahead`, returns while the device computes the
+        step, so that it need not wait for the host between two steps; `settle` must follow the last such step."""
         rows = self._step_rows(self._start_rows(self.scheduler.next_rows()))
         if not rows:
             return
+        latents_before, self._to_decode = self._to_decode, []
         costs = [row.cost for row in rows]
         self.counters.stepped(rows, costs)
         finished = self.scheduler.advance(rows)
@@ -88,10 +91,21 @@ class Generations:
             if ticket := self.tickets.by_id.get(row.request.id):
                 self._to_decode.append((self.runner.latent(row), partial(self._on_decoded, ticket, row.index)))
             self.runner.end(row)
-        self.runner.wait()
-        for latent, on_decoded in self._to_decode:
+        self.runner.wait(ahead=ahead)
+        self._decode(latents_before)
+        if not ahead:
+            self._decode(self._to_decode)
+
+    def settle(self) -> None:
+        """Waits until the device has finished the last step, and passes its latents and previews to the decoder."""
+        if self._to_decode:
+            self.runner.wait()
+            self._decode(self._to_decode)
+
+    def _decode(self, finished: list[tuple[Tensor, OnDecoded]]) -> None:
+        for latent, on_decoded in finished:
             self.decoder.add(latent, on_decoded)
-        self._to_decode.clear()
+        finished.clear()
 
     def _start_rows(self, rows: list[Row]) -> list[Row]:
         """Prepares the images that make their first step. Returns the images whose requests are still running: a

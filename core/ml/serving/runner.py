@@ -70,6 +70,8 @@ class Runner:
         """Seconds that the last step took to copy adapters to the device."""
         self._states: dict[Row, RowState] = {}
         self._stepping: list[Row] = []
+        self._last_end: torch.cuda.Event | None = None
+        """End of the step that `wait` did not wait for."""
 
     def check(self) -> None:
         """Makes the device compute something small. Raises DeviceLost when it cannot."""
@@ -153,8 +155,9 @@ class Runner:
         noises = [state.draw_noise(row.position) for row, state in zip(rows, states, strict=True)]
         return self.forwards.compute(scale, places, noises)
 
-    def wait(self) -> None:
-        """Waits until the device has finished the current step. Draws the noise of the images' next steps meanwhile, so
+    def wait(self, *, ahead: bool = False) -> None:
+        """Waits until the device has finished the current step, or with `ahead` only the step before it, so that the
+        host prepares the next step while the device computes. Draws the noise of the images' next steps meanwhile, so
         `Row.position` must already point to the next step. Raises DeviceLost for any error that the device reports
         here, since no request can be blamed for it."""
         started = time.perf_counter()
@@ -164,10 +167,18 @@ class Runner:
         self._stepping = []
         if self.device.type == "cuda":
             try:
-                torch.cuda.current_stream(self.device).synchronize()
+                self._synchronize(ahead)
             except RuntimeError as error:
                 raise DeviceLost(f"{type(error).__name__}: {error}") from error
         self.forwards.seconds += time.perf_counter() - started
+
+    def _synchronize(self, ahead: bool) -> None:
+        stream, end_before = torch.cuda.current_stream(self.device), self._last_end
+        self._last_end = stream.record_event() if ahead else None
+        if not ahead:
+            stream.synchronize()
+        elif end_before is not None:
+            end_before.synchronize()
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Decodes latents [C, H, W] into 8-bit pixels [S, S, 3] on the host. May run on another thread than the steps.

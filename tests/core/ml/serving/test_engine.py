@@ -24,6 +24,7 @@ from core.ml.model.dit import DiT
 from core.ml.model.folding import fold, folded_forward
 from core.ml.serving import batches
 from core.ml.serving.engine import Engine
+from core.ml.serving.tickets import Ticket
 from tests.core.ml.model.small import CONFIG
 from tests.core.ml.serving.small import counting, draw, endless, engine_of, raising, request, result, tensors
 
@@ -332,6 +333,48 @@ def test_previews_approach_each_image(engine: Engine) -> None:
     for index, image in enumerate(images):
         assert last[index].shape == image.shape
         assert (last[index] - image.float()).abs().mean() < (first[index] - image.float()).abs().mean()
+
+
+def test_latents_are_decoded_once_the_device_has_computed_them(
+    autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that run ahead of the device end before their latents can be decoded."""
+    engine, log = engine_of(autoencoder), list[str]()
+    generations, runner = engine.generations, engine.runner
+    wait = runner.wait
+    monkeypatch.setattr(runner, "wait", lambda **how: (log.append(f"wait {how}"), wait(**how)))
+    monkeypatch.setattr(generations.decoder, "add", lambda *_: log.append("decode"))
+    for id, steps in (("short", 1), ("long", 2)):
+        drawing = request(id, adapter=None, seeds=(5,), steps=steps)
+        generations.accept(Ticket(drawing, lambda _: None, lambda *_: None), ())
+    generations.step(ahead=True)
+    assert log == ["wait {'ahead': True}"]
+    generations.step(ahead=True)
+    assert log == ["wait {'ahead': True}"] * 2 + ["decode"]
+    generations.settle()
+    assert log[3:] == ["wait {}", "decode"]
+    generations.settle()
+    assert len(log) == 5, "nothing is left to wait for"
+    generations.decoder.close()
+
+
+def test_latents_of_a_step_on_a_cpu_do_not_wait_for_the_next(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU has computed a step when it returns, so that running ahead would only delay its images."""
+    steps: list[dict[str, bool]] = []
+    step = engine.generations.step
+    monkeypatch.setattr(engine.generations, "step", lambda **how: (steps.append(how), step(**how)))
+    result(engine, request("image"))
+    assert steps == [{"ahead": False}] * len(steps)
+
+
+def test_stopped_engine_keeps_no_latents(autoencoder: Autoencoder) -> None:
+    engine = engine_of(autoencoder)
+    drawing = request("image", adapter=None, seeds=(5,), steps=1)
+    engine.generations.accept(Ticket(drawing, lambda _: None, lambda *_: None), ())
+    engine.generations.step(ahead=True)
+    engine.generations.stop(EngineStopped)
+    assert not engine.generations._to_decode
+    engine.generations.decoder.close()
 
 
 def test_cancel_ends_the_request(engine: Engine) -> None:

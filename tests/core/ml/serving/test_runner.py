@@ -122,3 +122,36 @@ def test_error_at_the_end_of_a_step_means_a_lost_device(
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream())
     with pytest.raises(DeviceLost, match="nobody knows"):
         runner.wait()
+
+
+def test_step_that_runs_ahead_waits_for_the_step_before(
+    bank: AdapterBank, autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    class Event:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def synchronize(self) -> None:
+            log.append(f"step {self.number}")
+
+    class Stream:
+        events = 0
+
+        def record_event(self) -> Event:
+            self.events += 1
+            return Event(self.events)
+
+        def synchronize(self) -> None:
+            log.append("all")
+
+    stream, runner = Stream(), Runner(bank, autoencoder, (8,))
+    runner.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: stream)
+    for _ in range(3):
+        runner.wait(ahead=True)
+    assert log == ["step 1", "step 2"]
+    runner.wait()
+    runner.wait(ahead=True)
+    assert log == ["step 1", "step 2", "all"], "a step must not wait again for what has ended"
