@@ -4,9 +4,11 @@ import logging
 import queue
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 from sqlalchemy.orm import Session
@@ -32,6 +34,9 @@ _PROGRESS_SECONDS = 0.5
 _PROGRESS_JOBS = 16
 """Number of concurrent jobs up to which each job writes its progress every `_PROGRESS_SECONDS`. With more jobs, each
 writes less often, so that writing does not take too much of the interpreter's and the database's time."""
+
+_STORING_THREADS = 4
+"""Number of images of one generation that are encoded and stored at the same time."""
 
 
 @dataclass(frozen=True)
@@ -131,20 +136,26 @@ class Drawing(Attempt[Generation]):
                 generations.add_preview(session, self.claim, index, step, stored)
 
     def _store(self, drawn: Drawn) -> list[DrawnImage]:
-        request, base, images = self.job.request, self.context.gpu.base.description.digest, []
-        for index, (seed, pixels) in enumerate(zip(request.seeds, drawn.images, strict=True)):
-            image = Image.fromarray(pixels.numpy())
-            settings = image_settings(
-                request.sampling,
-                adapter=request.adapter,
-                mix_adapter=request.mix_adapter,
-                base=base,
-                class_name=self.job.class_name,
-                seed=seed,
-            )
-            stored = self.context.put(f"{self.job.folder}/{index}.png", encode_png(image, settings))
-            images.append(DrawnImage(index, seed, stored, image.width, image.height))
-        return images
+        """Encodes and stores the images, several at the same time. If one fails, stores no more, and raises its error
+        when none is being stored."""
+        calls = [  # in this thread's context, so that the logs name the job
+            partial(copy_context().run, self._store_image, index, pixels) for index, pixels in enumerate(drawn.images)
+        ]
+        with ThreadPoolExecutor(_STORING_THREADS) as threads:
+            return list(threads.map(lambda call: call(), calls))
+
+    def _store_image(self, index: int, pixels: Tensor) -> DrawnImage:
+        request, seed, image = self.job.request, self.job.request.seeds[index], Image.fromarray(pixels.numpy())
+        settings = image_settings(
+            request.sampling,
+            adapter=request.adapter,
+            mix_adapter=request.mix_adapter,
+            base=self.context.gpu.base.description.digest,
+            class_name=self.job.class_name,
+            seed=seed,
+        )
+        stored = self.context.put(f"{self.job.folder}/{index}.png", encode_png(image, settings))
+        return DrawnImage(index, seed, stored, image.width, image.height)
 
 
 def _progress_seconds(jobs: int) -> float:
