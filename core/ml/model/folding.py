@@ -131,12 +131,17 @@ def folded_forward(
     ]
     for block, own in zip(_blocks(dit), blocks, strict=True):
         to_qkv, to_proj, to_fc1, to_fc2 = (fp8.get(weight, weight) for weight in _weights(block))
-        qkv = frozen_linear(normal, to_qkv)
         affine = (own["query.scale"], own["query.shift"], own["value.scale"], own["value.shift"])
-        mixed = attention(qkv, *affine, block.attn.num_heads)
-        x, normal = linear_gated_norm(mixed, to_proj, own["proj.bias"], next(gates), x, *next(norms), save_input=True)
-        hidden = linear_gelu(normal, to_fc1, own["fc1.bias"])
-        x, normal = linear_gated_norm(hidden, to_fc2, own["fc2.bias"], next(gates), x, *next(norms))
+        # Nested calls, since a variable would keep a branch's output in memory during the next branch.
+        x, normal = linear_gated_norm(
+            attention(frozen_linear(normal, to_qkv), *affine, block.attn.num_heads),
+            *(to_proj, own["proj.bias"], next(gates), x, *next(norms)),
+            save_input=True,
+        )
+        x, normal = linear_gated_norm(
+            linear_gelu(normal, to_fc1, own["fc1.bias"]),
+            *(to_fc2, own["fc2.bias"], next(gates), x, *next(norms)),
+        )
     y = F.linear(normal, dit.final_layer.linear.weight)
     return unpatchify(torch.addcmul(wide(row["final.shift"], y), y, wide(row["final.scale"], y)), config)
 
