@@ -173,7 +173,7 @@ class StandIn:
 
     factor = 8
 
-    def in_dtype(self, _: torch.dtype) -> "StandIn":
+    def for_decoding(self, _: torch.dtype) -> "StandIn":
         return self
 
     def decode(self, latents: Tensor) -> Tensor:

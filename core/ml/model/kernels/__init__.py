@@ -1,11 +1,16 @@
-"""Fused operations of the transformer with separate vectors per image: forward and backward, on a GPU and on a CPU."""
+"""Fused operations, on a GPU and on a CPU: of the transformer with separate vectors per image, forward and backward,
+and of the decoder, forward."""
 
 from core.ml.model.kernels.operations import (
     Fp8Weight,
+    add,
     attention,
     fp8_product,
     frozen_linear,
     gelu,
+    group_norm_silu,
+    has_triton_kernels,
+    interleave,
     linear_gated_norm,
     linear_gelu,
     modulated_norm,
@@ -14,10 +19,14 @@ from core.ml.model.kernels.operations import (
 
 __all__ = [
     "Fp8Weight",
+    "add",
     "attention",
     "fp8_product",
     "frozen_linear",
     "gelu",
+    "group_norm_silu",
+    "has_triton_kernels",
+    "interleave",
     "linear_gated_norm",
     "linear_gelu",
     "modulated_norm",

@@ -1,11 +1,11 @@
-"""The fused operations of `folded_forward`, with gradients: in Triton if the tensors are on a GPU, in plain PyTorch
-elsewhere.
+"""The fused operations of `folded_forward`, with gradients, and of the fused decoder, without: in Triton if the tensors
+are on a GPU, in plain PyTorch elsewhere.
 
 Weights of linear layers are frozen. Every vector (bias, gate, shift, scale) is [B, D], with a row per image, and gets
 its gradient in fp32. Results that are cheap to compute (a normalized activation, a GELU) are not saved but computed
 again in the backward pass.
 
-Letters in shapes: B images, N tokens, D features.
+Letters in shapes: B images, N tokens, D features, C channels, H x W pixels.
 """
 
 from functools import cache, partial
@@ -139,6 +139,38 @@ def attention(
     return kernels.affine(mixed, value_scale, value_shift, in_place=True)  # type: ignore[no-any-return]
 
 
+def group_norm_silu(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    bias: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> Tensor:
+    """Returns SiLU(GroupNorm(x + bias) * scale + shift): x [B, C, H, W], the others [C]. `sums` are those that `add` or
+    `interleave` returned with x. With a bias it may overwrite x."""
+    return _kernels(x).group_norm_silu(_channels_last(x), shift, scale, groups, eps, bias=bias, sums=sums)  # type: ignore[no-any-return]
+
+
+def add(x: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns x + y + bias, and its sums for `group_norm_silu`: x and y [B, C, H, W], bias [C]. There are no sums on a
+    CPU."""
+    return _kernels(x).add(_channels_last(x), _channels_last(y), bias)  # type: ignore[no-any-return]
+
+
+def interleave(phases: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns an image plus the bias, and its sums as `add` does, from the four phases of the image: phases [B, 4 C, H
+    + 1, W + 1], bias [C] -> [B, C, 2 H, 2 W]. Pixel (2 i + p, 2 j + q) is that of phase 2 p + q at (i + p, j + q)."""
+    return _kernels(phases).interleave(_channels_last(phases), bias)  # type: ignore[no-any-return]
+
+
+def has_triton_kernels(device: torch.device) -> bool:
+    """Returns whether tensors on this device are computed in Triton."""
+    return device.type == "cuda" and _has_triton()
+
+
 class _ModulatedNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -242,7 +274,11 @@ def _product(x: Tensor, weight: Weight, bias: Tensor) -> tuple[Tensor, Tensor | 
 
 def _kernels(x: Tensor) -> Any:
     """Returns the module whose functions compute on the device of x: `triton_kernels` or `plain`."""
-    return _triton() if x.is_cuda and _has_triton() else plain
+    return _triton() if has_triton_kernels(x.device) else plain
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Any:

@@ -3,7 +3,7 @@ for the Triton kernels.
 
 On a CPU a batch is processed in parts, so that intermediate results stay in the cache.
 
-Letters in shapes: B images, N tokens, D features.
+Letters in shapes: B images, N tokens, D features, C channels, H x W pixels.
 """
 
 import math
@@ -160,6 +160,37 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     value becomes the largest number of fp8."""
     scale = (x.abs().amax(1, keepdim=True).float() / LARGEST_FP8).clamp(min=SMALLEST_SCALE)
     return (x.float() / scale).to(FP8), scale
+
+
+def group_norm_silu(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    bias: Tensor | None = None,
+    sums: None = None,  # noqa: ARG001  never given here
+) -> Tensor:
+    """Returns SiLU(GroupNorm(x + bias) * scale + shift): x [B, C, H, W], the others [C]."""
+    y = x if bias is None else x + bias[:, None, None]
+    return F.silu(F.group_norm(y, groups, scale, shift, eps), inplace=True)
+
+
+def add(x: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, None]:
+    """Returns x + y + bias, without sums: x and y [B, C, H, W], bias [C]."""
+    return x + y + bias[:, None, None], None
+
+
+def interleave(phases: Tensor, bias: Tensor) -> tuple[Tensor, None]:
+    """Returns an image plus the bias, without sums, from the four phases of the image: phases [B, 4 C, H + 1, W + 1],
+    bias [C] -> [B, C, 2 H, 2 W]. Pixel (2 i + p, 2 j + q) is that of phase 2 p + q at (i + p, j + q)."""
+    batch, channels, height, width = phases.shape
+    image = phases.new_empty(batch, channels // 4, 2 * height - 2, 2 * width - 2)
+    for index, phase in enumerate(phases.chunk(4, dim=1)):
+        p, q = divmod(index, 2)
+        image[:, :, p::2, q::2] = phase[:, :, p : p + height - 1, q : q + width - 1]
+    return image + bias[:, None, None], None
 
 
 def _norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

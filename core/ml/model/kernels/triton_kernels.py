@@ -1,10 +1,12 @@
-"""The fused operations in Triton. Each kernel reads and writes every tensor of tokens only once.
+"""The fused operations in Triton. Each kernel reads and writes every tensor of tokens or pixels only once.
 
 Tensors of tokens are contiguous, [B, N, D]. Vectors are [B, D] with any stride over images, 0 included, and stride 1
 over features. All arithmetic is fp32. Gradients that are summed over tokens are summed in a fixed order: each program
 writes the sums over its own tokens, [B, parts, kinds, D], and PyTorch adds the parts.
 
-Letters in shapes: B images, N tokens, D features.
+Images are channels_last, and vectors of their channels contiguous.
+
+Letters in shapes: B images, N tokens, D features, C channels, H x W pixels.
 """
 
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from core.ml.model.kernels import device_code
+from core.ml.model.kernels import decoder_device_code, device_code
 from core.ml.model.kernels.plain import FP8, LARGEST_FP8, SMALLEST_SCALE
 
 SUMMED_TOKENS = 32
@@ -25,6 +27,9 @@ _NORM_BACKWARD = {"ROWS": 2, "TOKENS": 16, "num_warps": 4}
 _TILE = 4096
 """Number of values that one program holds at once in kernels that compute each feature independently; half as many in
 the backward pass."""
+_PARTS = 128
+"""Maximum number of programs that sum over the pixels of one image. Fewer keep a GPU busy less well; the sums of more
+take longer to add."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -145,6 +150,62 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     return values, scales
 
 
+def group_norm_silu(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    bias: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> Tensor:
+    """Returns SiLU(GroupNorm(x + bias) * scale + shift): x [B, C, H, W], the others [C]. `sums` are the `channel_sums`
+    of x, which are computed if None. With a bias it writes the result into x."""
+    batch, channels, height, width = x.shape
+    sums = channel_sums(x) if sums is None else sums
+    affine = torch.empty(batch, 2, channels, dtype=torch.float32, device=x.device)
+    size = channels // groups
+    decoder_device_code.group_affine[(groups, batch)](
+        sums, x, shift if bias is None else bias, scale, shift, affine, height * width, sums.shape[1], eps,
+        C=channels, SIZE=size, BLOCK=triton.next_power_of_2(size), PARTS=_PARTS, HAS_BIAS=bias is not None,
+        num_warps=4,
+    )  # fmt: skip
+    result, tile = torch.empty_like(x) if bias is None else x, _pixel_tile(x)
+    pixels = 4 * tile["ROWS"]
+    decoder_device_code.affine_silu[(triton.cdiv(height * width, pixels), batch)](
+        x, affine, result, height * width, PIXELS=pixels, **tile
+    )
+    return result
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Returns sums over the pixels of x [B, C, H, W], [B, parts, 2, C]: of the differences from the image's first
+    pixel, and of their squares. Each part has the sums over some of the pixels."""
+    sums, grid, sizes = _image_sums(x)
+    decoder_device_code.channel_sums[grid](x, sums, **sizes)
+    return sums
+
+
+def add(x: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x + y + bias and its `channel_sums`: x and y [B, C, H, W], bias [C]."""
+    result = torch.empty_like(x)
+    sums, grid, sizes = _image_sums(result)
+    decoder_device_code.add[grid](x, y, bias, result, sums, **sizes)
+    return result, sums
+
+
+def interleave(phases: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns an image plus the bias, and its `channel_sums`, from the four phases of the image: phases [B, 4 C, H + 1,
+    W + 1], bias [C] -> [B, C, 2 H, 2 W]. Pixel (2 i + p, 2 j + q) is that of phase 2 p + q at (i + p, j + q)."""
+    batch, channels, height, width = phases.shape
+    shape = batch, channels // 4, 2 * height - 2, 2 * width - 2
+    result = torch.empty(shape, dtype=phases.dtype, device=phases.device, memory_format=torch.channels_last)
+    sums, grid, sizes = _image_sums(result)
+    decoder_device_code.interleave[grid](phases, bias, result, sums, width=shape[3], **sizes)
+    return result, sums
+
+
 def _affine_backward(
     grads: tuple[Tensor, Tensor, Tensor], x: Tensor, scale: Tensor, grad_x: Tensor, *, is_query: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,3 +248,20 @@ def _sums(x: Tensor, kinds: int, tokens: int = SUMMED_TOKENS) -> Tensor:
 
 def _strides(*vectors: Tensor) -> tuple[Any, ...]:
     return tuple(vector.stride(0) for vector in vectors)
+
+
+def _pixel_tile(x: Tensor) -> dict[str, int]:
+    """Returns the tile of a kernel whose programs hold all channels of `ROWS` pixels of x [B, C, H, W] at once."""
+    block: int = triton.next_power_of_2(x.shape[1])
+    return {"C": x.shape[1], "BLOCK": block, "ROWS": max(1, _TILE // block), "num_warps": 4}
+
+
+def _image_sums(x: Tensor) -> tuple[Tensor, tuple[int, int], dict[str, int]]:
+    """Allocates the `channel_sums` of x. Returns them with the launch grid and the sizes of a kernel that writes them.
+    The parts depend on the image's size only, so that an image does not depend on its batch."""
+    tile, pixels = _pixel_tile(x), x.shape[2] * x.shape[3]
+    rows = tile["ROWS"]
+    part_pixels = triton.cdiv(max(32, triton.cdiv(pixels, _PARTS)), rows) * rows
+    parts = triton.cdiv(pixels, part_pixels)
+    sums = torch.empty(x.shape[0], parts, 2, x.shape[1], dtype=torch.float32, device=x.device)
+    return sums, (parts, x.shape[0]), {"pixels": pixels, "part_pixels": part_pixels, **tile}

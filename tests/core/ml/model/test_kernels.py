@@ -13,6 +13,8 @@ from core.ml.model.kernels import operations, plain
 pytest.importorskip("triton", reason="Triton has wheels for Linux alone")
 SHAPES = [(2, 16, 24), (1, 5, 7), (3, 33, 48)]
 """[B, N, D]: one that blocks divide, one smaller than a block, and one that blocks do not divide."""
+IMAGES = [(2, 32, 8, 8), (3, 48, 7, 5), (1, 8, 1, 1), (2, 24, 33, 31), (1, 6, 70, 70)]
+"""[B, C, H, W]: from one pixel to many parts, with as many channels as a block has, and with fewer."""
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,12 @@ def vectors(shape: tuple[int, int, int], count: int) -> list[Tensor]:
     wide = numbers(batch, 3, d)
     kinds = [numbers(batch, d, seed=1), wide[:, 1], numbers(1, d, seed=2).expand(batch, -1), wide[:, 2]]
     return kinds[:count]
+
+
+def image(shape: tuple[int, int, int, int], seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Returns channels with different means, in channels_last."""
+    values = 3 * numbers(*shape, seed=seed) + 20 * numbers(1, shape[1], 1, 1)
+    return values.to(dtype, memory_format=torch.channels_last)
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float = 2e-5) -> None:
@@ -146,3 +154,97 @@ def test_half_precision_gradients_are_accumulated_in_fp32(triton_kernels: Module
     ones = torch.ones(1, 4096, 8, dtype=torch.float16)
     _, total = triton_kernels.gelu_backward(ones, 20 * ones, torch.zeros(1, 8))
     assert torch.allclose(total, torch.full((1, 8), 4096.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("shape", IMAGES)
+def test_group_norm_silu_is_its_twin_in_fp64(
+    triton_kernels: ModuleType, shape: tuple[int, int, int, int], with_bias: bool, dtype: torch.dtype
+) -> None:
+    x, channels = image(shape, dtype=dtype), shape[1]
+    groups = {6: 2, 8: 4}.get(channels, 8)
+    shift, scale, bias = (numbers(channels, seed=seed).to(dtype) for seed in range(3))
+    expected = plain.group_norm_silu(
+        x.double(), shift.double(), scale.double(), groups, 1e-6, bias=bias.double() if with_bias else None
+    )
+    result = triton_kernels.group_norm_silu(x, shift, scale, groups, 1e-6, bias=bias if with_bias else None)
+    assert result.dtype == dtype
+    assert (result is x) == with_bias
+    assert_close(result.double(), expected, 2e-5 if dtype == torch.float32 else 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # in the masked values of the logistic function
+def test_group_norm_keeps_a_deviation_far_below_the_mean(triton_kernels: ModuleType) -> None:
+    """In fp32, the mean of the squares minus the square of the mean would be wrong by several percent."""
+    x = (1000 + numbers(2, 8, 20, 20)).contiguous(memory_format=torch.channels_last)
+    shift, scale = numbers(8), numbers(8, seed=1)
+    expected = plain.group_norm_silu(x.double(), shift.double(), scale.double(), 4, 1e-6)
+    assert_close(triton_kernels.group_norm_silu(x, shift, scale, 4, 1e-6).double(), expected, 2e-4)
+
+
+def test_group_norm_of_zeros_is_its_shift(triton_kernels: ModuleType) -> None:
+    zero, shift = torch.zeros(2, 8, 9, 9).contiguous(memory_format=torch.channels_last), numbers(8)
+    result = triton_kernels.group_norm_silu(zero, shift, shift, 4, 1e-6)
+    assert_close(result, torch.nn.functional.silu(shift)[:, None, None].expand_as(zero))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_group_norm_of_an_overflow_is_not_finite(triton_kernels: ModuleType) -> None:
+    """The service decodes an image again in fp32 if its pixels are not finite."""
+    x, vector = image((2, 8, 9, 9)), torch.ones(8)
+    expected = triton_kernels.group_norm_silu(x, vector, vector, 4, 1e-6)
+    x[1, 3, 4, 5] = torch.inf
+    result = triton_kernels.group_norm_silu(x, vector, vector, 4, 1e-6)
+    assert not result[1, 2:4].isfinite().any()
+    result[1, 2:4] = expected[1, 2:4]
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("shape", IMAGES)
+def test_channel_sums_are_of_differences_from_the_first_pixel(
+    triton_kernels: ModuleType, shape: tuple[int, int, int, int]
+) -> None:
+    x = image(shape)
+    difference = (x - x[:, :, :1, :1]).double()
+    expected = torch.stack([difference.sum((2, 3)), difference.square().sum((2, 3))], 1)
+    assert_close(triton_kernels.channel_sums(x).sum(1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", IMAGES)
+def test_addition_is_its_twin_and_emits_sums(
+    triton_kernels: ModuleType, shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    x, y, bias = image(shape, dtype=dtype), image(shape, seed=1, dtype=dtype), numbers(shape[1]).to(dtype)
+    result, sums = triton_kernels.add(x, y, bias)
+    expected, _ = plain.add(x.double(), y.double(), bias.double())
+    assert_close(result.double(), expected, 1e-6 if dtype == torch.float32 else 5e-4)
+    assert torch.equal(sums, triton_kernels.channel_sums(result))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(("batch", "channels", "height", "width"), [(2, 32, 4, 4), (3, 6, 1, 1), (1, 12, 17, 35)])
+def test_interleaving_is_its_twin_and_emits_sums(
+    triton_kernels: ModuleType, batch: int, channels: int, height: int, width: int, dtype: torch.dtype
+) -> None:
+    phases = image((batch, 4 * channels, height + 1, width + 1), dtype=dtype)
+    bias = numbers(channels).to(dtype)
+    result, sums = triton_kernels.interleave(phases, bias)
+    assert result.shape == (batch, channels, 2 * height, 2 * width)
+    assert torch.equal(result, plain.interleave(phases, bias)[0])
+    assert torch.equal(sums, triton_kernels.channel_sums(result))
+
+
+def test_operations_on_an_image_do_not_depend_on_its_batch(triton_kernels: ModuleType) -> None:
+    def results(x: Tensor) -> list[Tensor]:
+        y, sums = triton_kernels.add(x, x, shift)
+        up, up_sums = triton_kernels.interleave(x, shift[:8])
+        return [
+            triton_kernels.group_norm_silu(y, shift, shift, 8, 1e-6, sums=sums),
+            triton_kernels.group_norm_silu(up, shift[:8], shift[:8], 4, 1e-6, sums=up_sums),
+        ]
+
+    batch, shift = image((3, 32, 20, 20)), numbers(32)
+    together, alone = results(batch), results(batch[1:2])
+    assert all(torch.equal(several[1:2], single) for several, single in zip(together, alone, strict=True))

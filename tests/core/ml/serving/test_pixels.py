@@ -10,12 +10,16 @@ from core.ml.serving.pixels import PixelDecoder
 from tests.core.ml.serving.small import assert_equal
 
 
-def test_pixels_in_half_precision_are_close_to_full_precision(autoencoder: Autoencoder) -> None:
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_pixels_in_half_precision_are_close_to_full_precision(
+    autoencoder: Autoencoder, monkeypatch: pytest.MonkeyPatch, is_fused: bool
+) -> None:
     """Uses bf16, which every CPU has, instead of a GPU's fp16; bf16 is coarser."""
+    monkeypatch.setattr("core.ml.model.autoencoder.can_fuse", lambda _: is_fused)
     decoder = PixelDecoder(autoencoder, torch.device("cpu"))
     latents = list(torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
     expected = decoder.decode(latents)
-    decoder.reduced = autoencoder.in_dtype(torch.bfloat16)
+    decoder.reduced = autoencoder.for_decoding(torch.bfloat16)
     difference = torch.stack(decoder.decode(latents)).int() - torch.stack(expected).int()
     assert 0 < difference.abs().max() <= 8
 
