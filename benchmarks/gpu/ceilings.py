@@ -1,13 +1,19 @@
 """Measures upper limits of the device: the rates of matrix products and of a memory copy."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from benchmarks.gpu.device import milliseconds
+from benchmarks.gpu.device import median, milliseconds
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import forward_operations, layer_products
+
+PRODUCTS_AT_ONCE = 16
+"""Number of large products that are timed together, so that they take about as long as a forward."""
+TURNS = 3
 
 
 @torch.inference_mode()
@@ -30,8 +36,28 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
     result["copy_gigabytes_a_second"] = 2 * source.nbytes / ms / 1e6
 
 
-def _product(lab: Lab, m: int, k: int, n: int) -> dict[str, Any]:
+@torch.inference_mode()
+def in_turn_with_product(lab: Lab, action: Callable[[], Any]) -> dict[str, float]:
+    """Measures `action` and the large matrix product in turn, each for the same time, and returns the median times in
+    milliseconds. Under load a device lowers its clocks, so that the product is slower than in a short measurement."""
+    n = lab.size.product
+    x, weight = _operands(lab, n, n, n)
+    sides = {"product_ms": lambda: [F.linear(x, weight) for _ in range(PRODUCTS_AT_ONCE)], "ms": action}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(TURNS):
+        for name, side in sides.items():
+            times[name].append(milliseconds(side, lab.device, lab.size.seconds))
+    medians = {name: median(values) for name, values in times.items()}
+    medians["product_ms"] /= PRODUCTS_AT_ONCE
+    return medians | {"product_tflops": 2 * n**3 / medians["product_ms"] / 1e9}
+
+
+def _operands(lab: Lab, m: int, k: int, n: int) -> tuple[Tensor, Tensor]:
     x = torch.randn(m, k, device=lab.device, dtype=lab.dtype)
-    weight = torch.randn(n, k, device=lab.device, dtype=lab.dtype)
+    return x, torch.randn(n, k, device=lab.device, dtype=lab.dtype)
+
+
+def _product(lab: Lab, m: int, k: int, n: int) -> dict[str, Any]:
+    x, weight = _operands(lab, m, k, n)
     ms = milliseconds(lambda: F.linear(x, weight), lab.device, lab.size.seconds)
     return {"m": m, "k": k, "n": n, "ms": ms, "tflops": 2 * m * k * n / ms / 1e9}

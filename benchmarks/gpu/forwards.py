@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.ceilings import in_turn_with_product
 from benchmarks.gpu.device import clock_seconds, graphed, largest_difference, milliseconds, relative_error
 from benchmarks.gpu.lab import Lab
 from benchmarks.gpu.operations import forward_operations
@@ -37,6 +38,8 @@ def measure(lab: Lab, result: dict[str, Any]) -> None:
                 row[f"{name}_eager_ms"] = milliseconds(forward, lab.device, lab.size.seconds)
                 row[f"{name}_graphed_ms"] = milliseconds(graphed(forward, lab.device), lab.device, lab.size.seconds)
             row |= best_of(lab, row)
+    with recorded(part := result.setdefault("in_turn", {"rows": lab.size.main_rows})):
+        part |= _in_turn_with_product(lab)
 
 
 @torch.inference_mode()
@@ -103,6 +106,15 @@ def best_of(lab: Lab, row: dict[str, Any]) -> dict[str, Any]:
         tflops = operations / ms / 1e9
         figures |= {f"{side}_best_ms": ms, f"{side}_tflops": tflops, f"{side}_share": lab.share(tflops)}
     return figures
+
+
+def _in_turn_with_product(lab: Lab) -> dict[str, float]:
+    """Returns the time of a mixed forward of the main batch size, and its rate as a fraction of that of a large matrix
+    product which is measured in turn with it."""
+    rows = lab.size.main_rows
+    figures = in_turn_with_product(lab, graphed(forwards(lab, rows)["mixed"], lab.device))
+    tflops = rows * forward_operations(lab.config) / figures["ms"] / 1e9
+    return figures | {"tflops": tflops, "product_share": tflops / figures["product_tflops"]}
 
 
 def _equality(lab: Lab, dtype: torch.dtype) -> dict[str, Any]:

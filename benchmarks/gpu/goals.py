@@ -59,6 +59,11 @@ GOALS = (
     Goal("mixed / base alone, 32 rows, both at their best", 0.97, lambda phases: _rows(phases, 32)["mixed_over_plain"]),
     Goal("mixed / base alone, 64 rows, both at their best", 0.97, lambda phases: _rows(phases, 64)["mixed_over_plain"]),
     Goal("64 mixed rows, of the product rate", 0.65, lambda phases: _rows(phases, 64)["mixed_share"]),
+    Goal(
+        "64 mixed rows, of the product rate in turn with them",
+        0.65,
+        lambda phases: phases["forwards"]["in_turn"]["product_share"],
+    ),
     Goal("engine of 64 rows, 50 steps / its bare forward", 0.92, lambda phases: _run(phases, 64, 50)["over_bare"]),
     Goal("DiffFit's step / diffusers' full", 0.35, lambda phases: _over_full(phases, "diffusers"), is_least=False),
     Goal(

@@ -115,7 +115,16 @@ def _forwards(result: Result) -> str:
     ]
     rates = (("TFLOP/s", "mixed_tflops"), ("of the ceiling", "mixed_share"), ("mixed / base alone", "mixed_over_plain"))
     rows = sorted(result["rows"], key=lambda row: int(row["rows"]))
-    return f"{text}\n\n{_table(rows, ('rows', 'rows'), *times, *rates)}"
+    return "\n\n".join([text, _table(rows, ("rows", "rows"), *times, *rates), *_in_turn(result.get("in_turn", {}))])
+
+
+def _in_turn(result: Result) -> Iterator[str]:
+    if "product_share" in result:
+        yield (
+            f"In turn with a large matrix product, each for the same time, so that both run at the clocks of a device "
+            f"under load: {result['rows']} mixed rows {_number(result['ms'])} ms, {_number(result['tflops'])} TFLOP/s, "
+            f"{result['product_share']:.0%} of the product's {_number(result['product_tflops'])} TFLOP/s."
+        )
 
 
 def _compiled(result: Result) -> str:

@@ -127,7 +127,7 @@ class Service:
         domain, adapter = version
         self.seed += count
         body = {"adapter_id": adapter, "class_id": 0, "count": count, "seed": self.seed}
-        sampling = {"sampler": "ddim", "steps": steps, "guidance_scale": 4.0}
+        sampling = {"sampler": "ddim", "steps": steps, "guidance_scale": 4.0, "guidance_interval": (0, 999)}
         path, prefer = f"/v1/domains/{domain}/generations", {"Prefer": "wait=60"}
         response = self.client.post(path, json=body | sampling, headers=prefer).raise_for_status()
         while (generation := response.json())["status"] in {"queued", "running"}:

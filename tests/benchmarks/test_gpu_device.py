@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.gpu import device
 from benchmarks.gpu.device import PeakMemory, graphed, milliseconds
 
 
@@ -17,11 +19,13 @@ class StandInForCuda:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.clock = 0.0
         self.events: list[str] = []
-        stream = SimpleNamespace(wait_stream=lambda _: None)
+        self.streams: list[object] = []
+        """Stream of each capture."""
+        patch.setattr(device, "_side_stream", cache(device._side_stream.__wrapped__))
         for name, value in {
             "Event": lambda enable_timing: StandInEvent(self, enable_timing),
-            "Stream": lambda _: stream,
-            "current_stream": lambda _: stream,
+            "Stream": lambda _: SimpleNamespace(wait_stream=lambda _: None),
+            "current_stream": lambda _: SimpleNamespace(wait_stream=lambda _: None),
             "stream": lambda _: nullcontext(),
             "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.events.append("replay")),
             "graph": self.graph,
@@ -33,7 +37,8 @@ class StandInForCuda:
             patch.setattr(torch.cuda, name, value)
 
     @contextmanager
-    def graph(self, _: object) -> Iterator[None]:
+    def graph(self, _: object, stream: object) -> Iterator[None]:
+        self.streams.append(stream)
         self.events.append("begin")
         yield
         self.events.append("end")
@@ -64,6 +69,8 @@ def test_graph_is_captured_after_its_kernels_have_run(monkeypatch: pytest.Monkey
     assert cuda.events == ["launch", "launch", "begin", "launch", "end"]
     assert replay() == "output"
     assert cuda.events[5:] == ["replay"]
+    graphed(cuda.launch, torch.device("cuda"))
+    assert cuda.streams[0] is cuda.streams[1], "every stream takes memory"
 
 
 def test_milliseconds_are_those_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
