@@ -27,8 +27,8 @@ PAGES = (Path("docs/capacity.md"), Path("docs/dit-xl-2.md"))
 REST = Path("docs/results/rest.json")
 CARD = mini_base_folder() / "MODEL_CARD.md"
 XL = BaseConfig()
-AUTOENCODER = 83_653_863
-"""Parameters of DiT-XL/2's autoencoder."""
+AUTOENCODER, FUSED_DECODER = 83_653_863, 53_618_967
+"""Parameters of DiT-XL/2's autoencoder, and of its decoder in the form that a GPU decodes with (`FusedDecoder`)."""
 CLASSES = 10
 BUSY = 0.5
 """Fraction of the day in which a device computes. It is below 1, since requests wait for a device that is always
@@ -89,13 +89,14 @@ class GpuRates:
         """Builds the rates from the JSON that `python -m benchmarks.gpu` and `python -m benchmarks.rest` write. Raises
         ValueError if a figure that the pages need is missing."""
         try:
-            methods = {row["method"]: row for row in gpu["phases"]["training"]["methods"]}
-            step, batch = methods["difffit"]["ms"] / 1000, gpu["phases"]["training"]["batch"]
+            training = gpu["phases"]["training"]
+            methods = {row["method"]: row for row in training["methods"]}
+            step, batch, date = methods["difffit"]["ms"] / 1000, training["batch"], training.get("date", gpu["date"])
             images = max(run["images_a_second"] for run in rest["runs"] if run["steps"] == IMAGE_STEPS)
         except (KeyError, ValueError) as error:
             raise ValueError(f"{GPU} or {REST} has no full run: {error!r}") from error
         name = str(rest["hardware"]["gpu"]).removeprefix("NVIDIA ").split()[0]
-        source = f"measured {gpu['date']}: images [through REST](results/rest.json), fine-tunes [alone](results/gpu.md)"
+        source = f"measured {date}: images [through REST](results/rest.json), fine-tunes [alone](results/gpu.md)"
         return cls(name, source, images, step * FINETUNE.training.batch_size / batch)
 
 
@@ -167,7 +168,7 @@ def _device() -> Iterator[tuple[str, str, str]]:
 def _memory() -> Iterator[tuple[str, str]]:
     yield "the transformer, in bf16", _bytes(2 * count(base_shapes(XL)))
     yield f"the table of {SLOTS:,} adapters (`DIFFFIT_ADAPTER_SLOTS`)", _table_bytes(XL, 2)
-    yield "the autoencoder, in fp32 to encode and in fp16 to decode", _bytes(6 * AUTOENCODER)
+    yield "the autoencoder in fp32, and its decoder in fp16", _bytes(4 * AUTOENCODER + 2 * FUSED_DECODER)
     yield "PyTorch and CUDA themselves, a forward pass of 32 rows, decoding of an image", "not counted"
 
 
