@@ -20,6 +20,13 @@ def _vector(pointer, channels, inside):
 
 
 @triton.jit
+def _added(total, squares, x, first, mask):
+    """Returns the sums plus the differences of x from the image's first pixel, and plus their squares."""
+    difference = tl.where(mask, x - first[None, :], 0.0)
+    return total + difference, squares + difference * difference
+
+
+@triton.jit
 def _store_sums(sums_at, image, part, total, squares, channels, inside, C: tl.constexpr):
     into = sums_at + (image * tl.num_programs(0) + part) * 2 * C + channels
     tl.store(into, tl.sum(total, 0), mask=inside)
@@ -41,9 +48,7 @@ def channel_sums(x_at, sums_at, pixels, part_pixels, C: tl.constexpr, BLOCK: tl.
         rows = start + tl.arange(0, ROWS)
         mask = (begin + rows < pixels)[:, None] & inside[None, :]
         x = tl.load(x_at + rows[:, None] * C + channels[None, :], mask=mask, other=0.0).to(tl.float32)
-        difference = tl.where(mask, x - first[None, :], 0.0)
-        total += difference
-        squares += difference * difference
+        total, squares = _added(total, squares, x, first, mask)
     _store_sums(sums_at, image, part, total, squares, channels, inside, C)
 
 
@@ -74,9 +79,7 @@ def add(
         y = tl.load(y_at + at, mask=mask, other=0.0).to(tl.float32)
         result = (x + y + bias[None, :]).to(result_at.dtype.element_ty)
         tl.store(result_at + at, result, mask=mask)
-        difference = tl.where(mask, result.to(tl.float32) - first[None, :], 0.0)
-        total += difference
-        squares += difference * difference
+        total, squares = _added(total, squares, result.to(tl.float32), first, mask)
     _store_sums(sums_at, image, part, total, squares, channels, inside, C)
 
 
@@ -106,9 +109,7 @@ def interleave(
         phase = tl.load(phases_at + at, mask=mask, other=0.0).to(tl.float32)
         result = (phase + bias[None, :]).to(result_at.dtype.element_ty)
         tl.store(result_at + rows[:, None] * C + channels[None, :], result, mask=mask)
-        difference = tl.where(mask, result.to(tl.float32) - first[None, :], 0.0)
-        total += difference
-        squares += difference * difference
+        total, squares = _added(total, squares, result.to(tl.float32), first, mask)
     _store_sums(sums_at, image, part, total, squares, channels, inside, C)
 
 
