@@ -1,9 +1,7 @@
 """Adapter files with equal content that belong to different owners, on a worker with a real engine."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,27 +11,15 @@ from core.artifact.file import decode, encode
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import trainable_shapes
 from core.service import domains
-from core.service.config import Settings
 from core.service.db.models import Adapter, Generation
-from core.service.db.schema import upgrade
 from core.service.tenancy import Scope
 from tests.api.client import adapter_file
-from tests.core.service.rows import Sent, add_adapter, add_generation, tenant_with_domain
+from tests.core.service.rows import add_adapter, add_generation, tenant_with_domain
 from worker.context import Context
 from worker.runner import Runner
 from worker.tasks.generate import Drawing
 
 Owner = tuple[Scope, str]
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    settings = Settings(_env_file=None, data_dir=tmp_path, worker_queues="generate")  # type: ignore[call-arg]
-    upgrade(settings.database_url)
-    context = Context(settings, Sent(), end_process=lambda: None)
-    yield context
-    context.stop()
-    context.close()
 
 
 def upload(context: Context, owner: Owner) -> str:

@@ -1,35 +1,20 @@
-"""Images of a generation, which a worker stores on several threads while the generation goes on."""
+"""Images of a generation, which a worker stores several at a time."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from core.service.config import Settings
 from core.service.db.models import Generation, GenerationImage
-from core.service.db.schema import upgrade
 from core.service.storage import StoredObject
 from core.service.storage.errors import StorageFull
-from tests.core.service.rows import Sent, add_generation, tenant_with_domain
+from tests.core.service.rows import add_generation, tenant_with_domain
 from worker.context import Context
 from worker.runner import Runner
 from worker.tasks.generate import Drawing
 
 COUNT = 4
-Put = Callable[[str, bytes], StoredObject]
-
-
-@pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    settings = Settings(_env_file=None, data_dir=tmp_path, worker_queues="generate")  # type: ignore[call-arg]
-    upgrade(settings.database_url)
-    context = Context(settings, Sent(), end_process=lambda: None)
-    yield context
-    context.stop()
-    context.close()
 
 
 def generate(context: Context) -> Generation:
