@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -85,11 +86,31 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     server.drop(name)
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a SQLite database with tables, for tests to copy: migrating takes a second."""
+    path = tmp_path_factory.mktemp("migrated") / "test.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yields the owner's URL of a migrated database. Every test that uses it runs on both kinds of database."""
+    if request.param == "sqlite":
+        path = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "test.db")
+        yield f"sqlite:///{path}"
+        return
+    server: services.Postgres = request.getfixturevalue("postgres_server")
+    name = f"test_{uuid.uuid4().hex}"
+    yield server.create_migrated(name)
+    server.drop(name)
+
+
 @pytest.fixture
-def database(empty_database_url: str) -> Iterator[Database]:
+def database(database_url: str) -> Iterator[Database]:
     """Yields a migrated database with the worker's role."""
-    upgrade(empty_database_url)
-    database = Database(services.as_role(empty_database_url, services.WORKER), SYSTEM)
+    database = Database(services.as_role(database_url, services.WORKER), SYSTEM)
     yield database
     database.dispose()
 

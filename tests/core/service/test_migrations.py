@@ -107,10 +107,10 @@ def test_created_at_is_filled_by_the_database(database: Database) -> None:
     assert abs((now - created).total_seconds()) < 5
 
 
-def test_downgrade_leaves_no_tables(database: Database, empty_database_url: str) -> None:
-    command.downgrade(config(empty_database_url), "base")
+def test_downgrade_leaves_no_tables(database: Database, database_url: str) -> None:
+    command.downgrade(config(database_url), "base")
     assert inspect(database.engine).get_table_names() == ["alembic_version"]
-    upgrade(empty_database_url)
+    upgrade(database_url)
     assert "domains" in inspect(database.engine).get_table_names()
 
 
@@ -131,23 +131,23 @@ def test_rows_survive_upgrade_and_downgrade(empty_database_url: str) -> None:
     owner.dispose()
 
 
-def test_row_of_every_table_survives_upgrade_and_downgrade(database: Database, empty_database_url: str) -> None:
+def test_row_of_every_table_survives_upgrade_and_downgrade(database: Database, database_url: str) -> None:
     """Migrates down from the last tables, one step at a time, and up again. Columns that remain keep their values."""
     tenant_with_everything(database, "tenant")
     with database.session() as session:
         fleet.register_base(session, "mini", BASE)
         fleet.report_worker(session, "wrk_1", "host", 1, {"queues": [], "device": "cpu", "resident": []})
-    owner = Database(empty_database_url, SYSTEM)
+    owner = Database(database_url, SYSTEM)
     first = rows(owner)
     assert set(first) == set(Base.metadata.tables)
     assert all(first.values())
     for revision in REVISIONS[-2::-1]:
         before = rows(owner)
-        command.downgrade(config(empty_database_url), revision)
+        command.downgrade(config(database_url), revision)
         assert_kept(before, rows(owner), revision)
     for revision in REVISIONS[1:]:
         before = rows(owner)
-        command.upgrade(config(empty_database_url), revision)
+        command.upgrade(config(database_url), revision)
         assert_kept(before, rows(owner), revision)
     assert is_current(owner.engine)
     owner.dispose()

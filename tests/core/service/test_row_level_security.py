@@ -16,7 +16,6 @@ from core.service import domains
 from core.service.db.base import Base
 from core.service.db.paging import PageRequest
 from core.service.db.roles import check_role
-from core.service.db.schema import upgrade
 from core.service.db.session import Database
 from core.service.errors import DatabaseRoleUnfit
 from core.service.tenancy import SYSTEM, Scope
@@ -31,9 +30,7 @@ ROLES = (services.API, services.WORKER, services.OWNER)
 @pytest.fixture(scope="module")
 def url(postgres_server: services.Postgres) -> Iterator[str]:
     """Yields the database URL of the owner."""
-    url = postgres_server.create("row_level_security")
-    upgrade(url)
-    yield url
+    yield postgres_server.create_migrated("row_level_security")
     postgres_server.drop("row_level_security")
 
 

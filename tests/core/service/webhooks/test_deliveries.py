@@ -176,7 +176,7 @@ def test_many_deliveries_of_one_tenant_do_not_delay_another(database: Database, 
     assert [claim(database) is None for _ in range(4)] == [False, False, False, True], "at most 4 of one tenant"
 
 
-def test_claims_do_not_read_a_backlog(database: Database, empty_database_url: str) -> None:
+def test_claims_do_not_read_a_backlog(database: Database, database_url: str) -> None:
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite does not count the rows that it reads")
     loud, quiet = (tenant_with_domain(database, name)[0] for name in ("loud", "quiet"))
@@ -190,7 +190,7 @@ def test_claims_do_not_read_a_backlog(database: Database, empty_database_url: st
         with database.session() as session:
             session.execute(insert, {"webhook": webhook, "tenant": loud.tenant})
     last = send(database, quiet, add_webhook(database, quiet))
-    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+    with psycopg.connect(database_url, autocommit=True) as owner:
         owner.execute("ANALYZE webhook_deliveries")
     attempts = []
     for _ in range(5):
