@@ -51,7 +51,7 @@ demo: $(if $(wildcard $(VENV)/.installed),install,$(VENV)/.demo) ## Run the main
 	$(BIN)/python demo.py
 
 test: install ## Run every test, with real PostgreSQL and Redis
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-browser: install ## Drive the pages in Chromium through the main job; screenshots in build/screenshots
 	BROWSER_TESTS=1 $(BIN)/python -m pytest tests/browser

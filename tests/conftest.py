@@ -37,8 +37,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Hides what has been imported from the garbage collector. After every out-of-memory error the code under test
-    collects garbage, which takes seconds with the modules of all tests."""
+    hide_from_the_garbage_collector()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        hide_from_the_garbage_collector()
+
+
+def hide_from_the_garbage_collector() -> None:
+    """Hides all present objects from it. After every out-of-memory error the code under test collects garbage, which
+    takes up to a second with the modules and the session's fixtures of all tests."""
     gc.collect()
     gc.freeze()
 
