@@ -28,6 +28,9 @@ class Artist:
     sampling: SamplingSettings
     adapter: Adapter
     null_class: int
+    weaker: Adapter | None = None
+    """Adapter in the unconditional prediction, which then guides only in the guidance interval. None is classifier-free
+    guidance: the same adapter, at every timestep."""
 
     @classmethod
     def of_base(cls, base: LoadedBase, sampling: SamplingSettings) -> "Artist":
@@ -51,7 +54,7 @@ class Artist:
             return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
         latents = sample(
-            lambda x, t, y: self.base.dit(x, t, y, self.adapter),
+            self._predicted,
             noise().to(device),
             labels.to(device),
             self.null_class,
@@ -60,6 +63,16 @@ class Artist:
             fresh=noise,
         )
         return to_uint8(self.base.autoencoder.decode(latents).cpu())
+
+    def _predicted(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Returns the predictions [2K, 2C, H, W] of K conditional rows, followed by the same rows unconditionally."""
+        dit: Callable[..., Tensor] = self.base.dit
+        if self.weaker is None:
+            return dit(x, t, y, self.adapter)
+        (x, other_x), (t, other_t), (y, other_y) = x.chunk(2), t.chunk(2), y.chunk(2)
+        own, (lowest, highest) = dit(x, t, y, self.adapter), self.sampling.guidance_interval
+        guided = lowest <= int(t[0]) <= highest  # all rows take the same steps
+        return torch.cat([own, dit(other_x, other_t, other_y, self.weaker) if guided else own])
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 domain, and the images that it then generates are scored."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmarks.bundled_base.finetuning import fine_tuned
@@ -13,9 +14,10 @@ from benchmarks.bundled_base.pictures import Artist, alike, served, serving
 from benchmarks.paper.domains import Domain
 from benchmarks.paper.systems import System
 from core.artifact.sampling import SamplingSettings
-from core.artifact.sites import Sites
+from core.artifact.sites import CLASS_TABLE, Sites
 from core.artifact.training import TrainingSettings
 from core.ml.evaluation.yardsticks import Judges
+from core.ml.model.adapter import TensorAdapter
 from core.ml.model.checkpoint import LoadedBase
 from core.ml.tuning.methods import adapter_of
 from core.ml.tuning.plan import Event, Outcome, Progress, Started
@@ -72,8 +74,12 @@ class Bench:
         yield row | self.scores(artist.draw(labels, "drawing"), domain)
         if system.recommended is not None:
             own = {name: getattr(self.budget.sampling, name) for name in ("sampler", "steps", "timestep_spacing")}
-            with serving(self.base) as resident:
-                pictures, _ = served(resident, labels, SamplingSettings.completed(own), ("adapter", lambda: tensors))
+            sampling = SamplingSettings.completed(own)
+            if system.method == "full":
+                pictures = guided_by_weaker(artist, tensors, sampling).draw(labels, "recommended guidance")
+            else:
+                with serving(self.base) as resident:
+                    pictures, _ = served(resident, labels, sampling, ("adapter", lambda: tensors))
             yield row | {"system": system.recommended} | self.scores(pictures, domain)
 
     def scores(self, pictures: Tensor, domain: Domain) -> dict[str, float]:
@@ -102,6 +108,17 @@ class Bench:
             self.base, domain.class_names, domain.seen, system.method, system.sites, training=training, on_event=clock
         )
         return outcome, ended - started
+
+
+def guided_by_weaker(artist: Artist, tensors: Mapping[str, Tensor], sampling: SamplingSettings) -> Artist:
+    """Returns an artist that guides a fine-tune without factors, whose tensors are given, against a weaker version of
+    it, as the engine guides folded adapters. The weaker version is interpolated between the base and the fine-tune; of
+    its class table only the last row, the null class, is used."""
+    scale, base = sampling.guidance_adapter_scale, artist.base.dit.state_dict()
+    weaker = {name: torch.lerp(base[name], own, scale) for name, own in tensors.items() if name != CLASS_TABLE}
+    weaker[CLASS_TABLE] = tensors[CLASS_TABLE].clone()
+    weaker[CLASS_TABLE][-1].lerp_(base[CLASS_TABLE][-1], 1 - scale)
+    return replace(artist, sampling=sampling, weaker=TensorAdapter(weaker))
 
 
 def fitted(system: System, depth: int) -> System:

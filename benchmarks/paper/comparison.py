@@ -86,9 +86,9 @@ class Comparison:
         if any(system.recommended for system in self.systems):
             default = SamplingSettings.completed({})
             text += (
-                " The row with recommended guidance has the same fine-tunes, guided as requests are by default: with "
-                f"scale {default.guidance_scale:g}, against {100 * default.guidance_adapter_scale:g} % of the adapter, "
-                f"at timesteps {default.guidance_interval[0]} to {default.guidance_interval[1]}."
+                " Rows with recommended guidance have the same fine-tunes, guided as requests are by default: with "
+                f"scale {default.guidance_scale:g}, against {100 * default.guidance_adapter_scale:g} % of the "
+                f"fine-tune, at timesteps {default.guidance_interval[0]} to {default.guidance_interval[1]}."
             )
         tables = [
             f"{yardstick}:\n\n{self._table(cells, names, yardstick)}\n\n{self._nearest(cells, names, yardstick)}"

@@ -45,6 +45,7 @@ TABLE_1 = (
         name="Full Fine-tuning", method="full", sites=Sites(), rate_ratio=1,
         parameters="673.8", percent="100", fid=16.59,
         fids=(10.46, 7.96, 17.26, 35.25, 5.68, 25.31, 21.05, 9.79), time=1,
+        recommended="Full Fine-tuning, recommended guidance",
     ),
     System(
         name="Adapt-Parallel", method="adaptformer", sites=AdaptFormer(placement="parallel"),

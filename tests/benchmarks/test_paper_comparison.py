@@ -2,22 +2,29 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 import pytest
+import torch
 from PIL import Image
 
+from benchmarks.bundled_base.pictures import Artist, served, serving
 from benchmarks.paper.beside import beside_the_paper
-from benchmarks.paper.cells import fitted
+from benchmarks.paper.cells import fitted, guided_by_weaker
 from benchmarks.paper.comparison import COMPARISONS, Cell
 from benchmarks.paper.domains import load_folder
 from benchmarks.paper.record import Record
 from benchmarks.paper.settings import parsed, parser_of
 from benchmarks.paper.systems import DATASETS, TABLE_1, TABLE_4A, TABLE_4B
-from core.artifact.sites import Sites
+from core.artifact.sampling import SamplingSettings
+from core.artifact.sites import Sites, trainable_shapes
 from core.ml.bundled import sample_domain_folder
 from core.ml.evaluation.drawings import is_held_out
+from core.ml.model.adapter import TensorAdapter
+from core.ml.serving.resident import load_base_on
+from core.ml.tuning.start import start_tensors
 
 
 def test_depths_are_scaled_to_another_base() -> None:
@@ -135,6 +142,25 @@ def test_papers_setup_runs_to_its_end_at_a_tiny_size(tmp_path: Path) -> None:
     sampling = result["budget"]["sampling"]
     assert (sampling["sampler"], sampling["timestep_spacing"], sampling["guidance_scale"]) == ("ddpm", "dit", 1.5)
     assert "8 of 8 cells are done" in (tmp_path / "table1.md").read_text()
+
+
+def test_guidance_by_a_weaker_version_equals_the_engines() -> None:
+    """Compares images of BitFit, which folds, so that the engine generates them too."""
+    base = load_base_on("cpu", "mini")
+    generator = torch.Generator().manual_seed(0)
+    shapes = trainable_shapes(base.dit.config, "bitfit", Sites(), 3)
+    start = start_tensors(base.dit, shapes, generator)
+    tensors = {name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator) for name, tensor in start.items()}
+    sampling = SamplingSettings.completed({"steps": 6})
+    labels = torch.tensor([0, 1, 2])
+    with serving(base) as resident:
+        expected, evaluations = served(resident, labels, sampling, ("adapter", lambda: tensors))
+    assert evaluations < 12, "some steps are not guided"
+    unguided = Artist(base, replace(sampling, guidance_scale=1.0), TensorAdapter(tensors), null_class=3)
+    guided = guided_by_weaker(replace(unguided, sampling=sampling), tensors, sampling)
+    levels = (guided.draw(labels, "guided").int() - expected.int()).abs()
+    assert levels.max() <= 1
+    assert (guided.draw(labels, "guided").int() - unguided.draw(labels, "unguided").int()).abs().max() > 20
 
 
 def test_folder_of_images_loads_as_a_domain(tmp_path: Path) -> None:
