@@ -125,7 +125,7 @@ class Notifier:
         finetunes = [id for id in ids if id.startswith("ft_")]
         keys = [id for id in ids if id.startswith("key_")]
         states: dict[str, State] = dict.fromkeys(ids, ())
-        with self.database.session(SYSTEM) as session:
+        with self.database.reading(SYSTEM) as session:
             if generations:
                 wanted = select(Generation.id, Generation.status).where(Generation.id.in_(generations))
                 states |= {id: (status,) for id, status in session.execute(wanted)}

@@ -75,7 +75,7 @@ class _Database:
 def _database(services: Services) -> _Database:
     if not is_current(services.database.engine):
         return _Database({"migrations": "The database schema is not at this version: run `python -m migrations`."})
-    with services.database.session() as session:
+    with services.database.reading() as session:
         workers = [worker for worker in fleet.workers(session) if worker.healthy]
         agree = fleet.all_hold(session, services.settings.base_model)
     warnings = {} if workers else {"worker": NO_WORKER}

@@ -10,7 +10,7 @@ from core.service.db.session import Database
 
 
 def main() -> None:
-    with Database(get_settings().worker_database_url).session() as session:
+    with Database(get_settings().worker_database_url).reading() as session:
         here = [worker for worker in fleet.workers(session) if worker.hostname == socket.gethostname()]
     if any(worker.healthy for worker in here):
         sys.exit(0)

@@ -119,7 +119,7 @@ class JobsCollector(Collector):
             "difffit_finetunes_unkept_seconds", "Longest time that a running fine-tune has gone without a checkpoint"
         )
         try:
-            with self.database.session() as session:
+            with self.database.reading() as session:
                 now = database_now(session)
                 for queue in queues.read(session):
                     waiting.add_metric([queue.queue], queue.waiting)

@@ -196,7 +196,7 @@ class Runner:
 
     def _database_answers(self) -> bool:
         try:
-            with self.context.database.session() as session:
+            with self.context.database.reading() as session:
                 return database_now(session) is not None
         except DatabaseUnavailable:
             return False

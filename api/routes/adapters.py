@@ -38,7 +38,7 @@ def list_adapters(
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdapterOut]:
     """List a domain's adapter versions, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = adapters.page(session, replace(wanted, domain_id=id), replace(page, status=status))
         return listing(rows, AdapterOut.model_validate)
 
@@ -52,7 +52,7 @@ def list_owned_adapters(
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdapterOut]:
     """List the adapter versions of all your domains, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = adapters.page(session, wanted, replace(page, status=status))
         return listing(rows, AdapterOut.model_validate)
 
@@ -89,7 +89,7 @@ def upload_adapter(
 @router.get("/adapters/{id}", operation_id="get_adapter", responses=problems(NotFound))
 def get_adapter(id: str, database: DatabaseDep, scope: ReaderDep) -> AdapterOut:
     """Get an adapter."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return AdapterOut.model_validate(adapters.get(session, id))
 
 

@@ -49,14 +49,14 @@ def list_tenants(
     name: Annotated[Name | None, Query(description="Only tenants whose name contains this text, in any case.")] = None,
 ) -> Listing[TenantOut]:
     """List all tenants, newest first."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         return listing(tenants.page(session, page, name), TenantOut.model_validate)
 
 
 @router.get("/tenants/{id}", operation_id="get_tenant", responses=problems(NotFound))
 def get_tenant(id: str, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Get a tenant."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         return TenantOut.model_validate(tenants.get(session, id))
 
 
@@ -86,7 +86,7 @@ def create_key(id: str, body: KeyCreate, database: DatabaseDep, admin: AdminDep)
 @router.get("/tenants/{id}/keys", operation_id="list_keys", responses=problems(NotFound))
 def list_keys(id: str, database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[KeyOut]:
     """List a tenant's API keys, newest first, without the keys themselves."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         return listing(keys.page(session, id, page), KeyOut.model_validate)
 
 
@@ -130,7 +130,7 @@ def list_all_adapters(
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> Listing[AdminAdapterOut]:
     """List the adapters of all tenants, newest first, with the workers that have them in device memory."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
         rows = adapters.page_of_all(session, filters, page)
         holders = fleet.residency(session)
@@ -155,7 +155,7 @@ def get_adapter_totals(
     status: Annotated[AdapterStatus | None, OF_STATUS] = None,
 ) -> AdapterTotals:
     """Get the number and total size of the stored adapters that match the filters."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         filters = Filters(tenant_id, domain_id, base_digest, status)
         return AdapterTotals.model_validate(adapters.totals(session, filters))
 
@@ -163,7 +163,7 @@ def get_adapter_totals(
 @router.get("/queues", operation_id="list_queues")
 def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[QueueOut]:
     """List the queues with their numbers of waiting and running jobs."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         rows = queues.read(session)
     first = number_of(page.cursor)
     numbered = list(enumerate(rows[first : first + page.limit + 1], first + 1))
@@ -173,7 +173,7 @@ def list_queues(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listin
 @router.get("/workers", operation_id="list_workers")
 def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[WorkerOut]:
     """List the live workers, most recently started first, with the adapters that they have in device memory."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         return listing(fleet.workers_page(session, page), WorkerOut.model_validate)
 
 
@@ -183,7 +183,7 @@ def list_usage(
 ) -> Listing[TenantUsageDayOut]:
     """List the images, model evaluations and training seconds per tenant and day, for the last 30 days, newest
     first."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         days = metering.days_page(session, page, tenant_id)
         names = tenants.names(session, {day.tenant_id for day in days.data})
 
@@ -197,7 +197,7 @@ def list_usage(
 @router.get("/audit", operation_id="list_audit")
 def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
     """List the entries of the audit log, newest first."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         entries = audit.page(session, tenant_id, page)
         targets = {entry.target for entry in entries.data}
         owners = {entry.tenant_id for entry in entries.data if entry.tenant_id}
@@ -215,14 +215,14 @@ def list_all_deletions(
     database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None
 ) -> Listing[DeletionOut]:
     """List the receipts of all deletions, newest first."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         return listing(deletions.page(session, page, tenant_id), DeletionOut.model_validate)
 
 
 @router.get("/deletions/{id}", operation_id="get_any_deletion", responses=problems(NotFound))
 def get_any_deletion(id: str, database: DatabaseDep, admin: AdminDep) -> DeletionReceiptOut:
     """Get a deletion receipt: what was deleted, by which API key, and when the deletion was complete."""
-    with database.session(admin) as session:
+    with database.reading(admin) as session:
         return DeletionReceiptOut.model_validate(deletions.get(session, id))
 
 

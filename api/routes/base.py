@@ -16,5 +16,5 @@ router = APIRouter(prefix="/v1", tags=["base"])
 def get_base(services: ServicesDep, scope: ScopeDep) -> BaseOut:
     """Get the base model that the service serves: its name, licence and classes, and the settings of generations and
     fine-tunes with their defaults and limits. Any API key may call this."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         return BaseOut.of(fleet.served_base(session, services.settings.base_model))

@@ -35,7 +35,7 @@ def list_dataset_images(
 ) -> Listing[DatasetImageOut]:
     """List the accepted images of a data set with their classes, sizes, thumbnails and warnings, in the order of the
     files in the zip."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         dataset, only, signed = datasets.get(session, id), contents.ImageFilter(class_id, warning), signer(request)
         entries = contents.images(session, id, page, only)
         return listing(entries, lambda entry: DatasetImageOut.of(dataset, entry, signed))
@@ -54,6 +54,6 @@ def get_dataset_thumbnail(
 ) -> Response:
     """Get a JPEG thumbnail of an image's centered square, which is what training sees. Needs an API key or a signed
     URL."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         thumbnail = contents.thumbnail(session, id, number)
     return png(request, partial(thumbnail.read, services.store), media_type="image/jpeg")

@@ -69,7 +69,7 @@ def list_dataset_uploads(
     status: Annotated[UploadStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetUploadOut]:
     """List a domain's unexpired uploads, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = uploads.page(session, id, replace(page, status=status))
         return listing(rows, DatasetUploadOut.model_validate)
 
@@ -81,7 +81,7 @@ def get_dataset_upload(
 ) -> DatasetUploadPartsOut:
     """Get an upload: the parts received so far, and new URLs for all parts. The API key needs the scope `write`, since
     the URLs permit sending parts."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         upload = uploads.get(session, id, upload_id)
     return _with_parts(request, services, upload)
 
@@ -159,7 +159,7 @@ def abort_dataset_upload(id: str, upload_id: str, scope: WriterDep, services: Se
 def _expected(services: Services, scope: Scope, id: str, upload_id: str, number: int) -> tuple[DatasetUpload, int]:
     """Returns an upload that is still open, and the size of its part with this number, in bytes. Raises NotFound,
     UploadEnded."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         upload = uploads.get(session, id, upload_id)
     uploads.check_open(upload)
     sizes = uploads.sizes(upload)

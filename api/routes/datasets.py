@@ -78,7 +78,7 @@ def list_datasets(
     status: Annotated[DatasetStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetOut]:
     """List a domain's data sets, newest first, without the list of rejected files."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         wanted = replace(wanted, domain_id=id)
         return _listed(request, datasets.page(session, replace(page, status=status), wanted))
 
@@ -93,14 +93,14 @@ def list_all_datasets(
     status: Annotated[DatasetStatus | None, OF_STATUS] = None,
 ) -> Listing[DatasetOut]:
     """List the data sets of all your domains, newest first, without the list of rejected files."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return _listed(request, datasets.page(session, replace(page, status=status), wanted))
 
 
 @router.get("/datasets/{id}", operation_id="get_dataset", responses=problems(NotFound))
 def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> DatasetOut:
     """Get a data set with its classes and its first 100 rejected files."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         dataset = datasets.get(session, id)
         rendered = DatasetOut.of(dataset, signer(request))
         rendered.report.rejected = first_rejected(contents.rejected(session, id, PageRequest(limit=100)))
@@ -155,7 +155,7 @@ def delete_dataset(id: str, response: Response, database: DatabaseDep, scope: Wr
 @router.get("/datasets/{id}/report", operation_id="list_rejected_files", responses=problems(NotFound))
 def list_rejected_files(id: str, database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[RejectedFile]:
     """List the rejected files of a data set with the reasons, in the order of the files in the zip."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return listing(contents.rejected(session, id, page), RejectedFile.of)
 
 
@@ -175,7 +175,7 @@ def get_class_example(
     services: ServicesDep,
 ) -> Response:
     """Get one PNG with thumbnails of a class's first images. Needs an API key or a signed URL."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         key = datasets.example(session, id, class_id)
     return png(request, partial(services.store.get, key))
 

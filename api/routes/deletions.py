@@ -17,12 +17,12 @@ router = APIRouter(prefix="/v1/deletions", tags=["deletions"], route_class=Idemp
 @router.get("", operation_id="list_deletions")
 def list_deletions(database: DatabaseDep, scope: ReaderDep, page: PageDep) -> Listing[DeletionOut]:
     """List the receipts of your deletions, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return listing(deletions.page(session, page), DeletionOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_deletion", responses=problems(NotFound))
 def get_deletion(id: str, database: DatabaseDep, scope: ReaderDep) -> DeletionReceiptOut:
     """Get a deletion receipt: what was deleted, and when the deletion was complete."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return DeletionReceiptOut.model_validate(deletions.get(session, id))

@@ -38,7 +38,7 @@ def list_domains(
     ] = None,
 ) -> Listing[DomainOut]:
     """List your domains, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = domains.page(session, page, name, name_contains)
         covers = with_covers(session, request, rows.data)
         return listing(rows, lambda row: covers[row.id])
@@ -47,7 +47,7 @@ def list_domains(
 @router.get("/{id}", operation_id="get_domain", responses=tagged(NotFound))
 def get_domain(id: str, request: Request, response: Response, database: DatabaseDep, scope: ReaderDep) -> DomainOut:
     """Get a domain."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         domain = domains.get(session, id)
         response.headers["ETag"] = etags.tag(domain)
         return with_cover(session, request, domain)

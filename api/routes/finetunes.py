@@ -99,7 +99,7 @@ def list_finetunes(
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[FinetuneOut]:
     """List a domain's fine-tunes, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = finetunes.page(session, replace(wanted, domain_id=id), replace(page, status=status))
         return listing(rows, FinetuneOut.of)
 
@@ -113,14 +113,14 @@ def list_all_finetunes(
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[FinetuneOut]:
     """List the fine-tunes of all your domains, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return listing(finetunes.page(session, wanted, replace(page, status=status)), FinetuneOut.of)
 
 
 @router.get("/finetunes/{id}", operation_id="get_finetune", responses=problems(NotFound))
 def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOut:
     """Get a fine-tune."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return FinetuneOut.of(finetunes.get(session, id))
 
 
@@ -128,7 +128,7 @@ def get_finetune(id: str, database: DatabaseDep, scope: ReaderDep) -> FinetuneOu
 def get_finetune_metrics(id: str, database: DatabaseDep, scope: ReaderDep) -> MetricsOut:
     """Get the loss curve of a fine-tune, and its held-out losses. A long curve is reduced to about 2,000 evenly spaced
     points, including its first and last."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         points = {"data": finetunes.metrics(session, id), "evaluations": finetunes.evaluations(session, id)}
         return MetricsOut.model_validate(points)
 
@@ -213,7 +213,7 @@ def get_finetune_sample(
     id: str, event_id: EventId, request: Request, scope: ViewerDep, services: ServicesDep
 ) -> Response:
     """Get the image of a `sample` event. Needs an API key or a signed URL."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         following = finetunes.events_after(session, id, event_id - 1)
         event = following[0] if following else None
         if event is None or event.id != event_id or event.type != "sample":
@@ -249,7 +249,7 @@ async def _stream(services: Services, scope: Scope, id: str, last_id: int, reque
 def _read(services: Services, scope: Scope, id: str, last_id: int) -> tuple[list[FinetuneEvent], bool]:
     """Returns the next page of the fine-tune's events after `last_id`, and whether the fine-tune has ended, after which
     no further events are created."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         ended = finetunes.get(session, id).status in ENDED  # read before the events, so that the last one is included
         events = list(finetunes.events_after(session, id, last_id))
     return events, ended

@@ -108,7 +108,7 @@ def list_all_generations(
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[GenerationOut]:
     """List the generations of all your domains, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = generations.page(session, wanted, replace(page, status=status))
         signed = signer(request)
         return listing(rows, lambda row: GenerationOut.of(row, signed))
@@ -125,7 +125,7 @@ def list_generations(
     status: Annotated[JobStatus | None, OF_STATUS] = None,
 ) -> Listing[GenerationOut]:
     """List a domain's generations, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = generations.page(session, replace(wanted, domain_id=id), replace(page, status=status))
         signed = signer(request)
         return listing(rows, lambda row: GenerationOut.of(row, signed))
@@ -134,7 +134,7 @@ def list_generations(
 @router.get("/generations/{id}", operation_id="get_generation", responses=problems(NotFound))
 def get_generation(id: str, request: Request, database: DatabaseDep, scope: ReaderDep) -> GenerationOut:
     """Get a generation, with its status and signed URLs of its images."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return GenerationOut.of(generations.get(session, id), signer(request))
 
 
@@ -202,5 +202,5 @@ async def _wait(
 
 
 def _read(services: Services, scope: Scope, id: str, signed: SignedUrl) -> GenerationOut:
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         return GenerationOut.of(generations.get(session, id), signed)

@@ -39,7 +39,7 @@ def list_images(
     request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep, wanted: OwnedImageFilterDep
 ) -> Listing[StoredImageOut]:
     """List the images of all your domains, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         signed = signer(request)
         return listing(images.page(session, wanted, page), lambda row: StoredImageOut.of(row, signed))
 
@@ -49,7 +49,7 @@ def list_domain_images(
     id: str, request: Request, database: DatabaseDep, scope: ReaderDep, page: PageDep, wanted: ImageFilterDep
 ) -> Listing[StoredImageOut]:
     """List a domain's images, newest first."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         signed = signer(request)
         rows = images.page(session, replace(wanted, domain_id=id), page)
         return listing(rows, lambda row: StoredImageOut.of(row, signed))
@@ -101,7 +101,7 @@ async def download_generation(id: str, scope: ReaderDep, services: ServicesDep) 
 @runs_in(STORE)
 def get_image(id: str, index: Index, request: Request, scope: ViewerDep, services: ServicesDep) -> Response:
     """Get an image of a generation as PNG. Needs an API key or a signed URL."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         image = generations.image(session, id, index)
     read = partial(services.store.get, image.object_key, image.sha256)
     return png(request, read, image.sha256, image.size_bytes, name=f"{id}-{index}.png")
@@ -120,7 +120,7 @@ def get_preview(
     id: str, index: Index, step: Index, request: Request, scope: ViewerDep, services: ServicesDep
 ) -> Response:
     """Get a preview of an image as PNG, as predicted after a sampling step. Needs an API key or a signed URL."""
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         preview = generations.preview(session, id, index, step)
     return png(
         request, partial(services.store.get, preview.object_key, preview.sha256), preview.sha256, preview.size_bytes
@@ -149,12 +149,12 @@ def delete_image(id: str, index: Index, database: DatabaseDep, scope: WriterDep)
 
 
 def _select(services: Services, scope: Scope, ids: list[str]) -> list[GenerationImage]:
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         return images.select_many(session, ids)
 
 
 def _of_generation(services: Services, scope: Scope, id: str) -> list[GenerationImage]:
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         return images.of_generation(session, id)
 
 

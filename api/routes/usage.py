@@ -15,5 +15,5 @@ def get_usage(services: ServicesDep, scope: ReaderDep) -> UsageOut:
     """Get your total images, model evaluations, training seconds and stored bytes, your quotas, and your usage per
     day."""
     requests = services.limits.used(scope)
-    with services.database.session(scope) as session:
+    with services.database.reading(scope) as session:
         return UsageOut.model_validate(metering.usage(session, services.settings, requests=requests))

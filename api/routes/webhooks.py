@@ -58,14 +58,14 @@ def list_webhooks(
     status: Annotated[WebhookStatus | None, OF_STATUS] = None,
 ) -> Listing[WebhookOut]:
     """List your webhooks, newest first, without secrets."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return listing(webhooks.page(session, replace(page, status=status)), WebhookOut.model_validate)
 
 
 @router.get("/{id}", operation_id="get_webhook", responses=tagged(NotFound))
 def get_webhook(id: str, response: Response, database: DatabaseDep, scope: ReaderDep) -> WebhookOut:
     """Get a webhook."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         webhook = webhooks.get(session, id)
         response.headers["ETag"] = etags.tag(webhook)
         return WebhookOut.model_validate(webhook)
@@ -119,7 +119,7 @@ def list_webhook_deliveries(
     status: Annotated[DeliveryStatus | None, OF_STATUS] = None,
 ) -> Listing[DeliveryOut]:
     """List a webhook's stored deliveries, by default those of 30 days, newest first, with their last 20 attempts."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         rows = webhooks.deliveries(session, id, replace(page, status=status))
         return listing(rows, DeliveryOut.model_validate)
 
@@ -127,7 +127,7 @@ def list_webhook_deliveries(
 @router.get("/{id}/deliveries/{delivery_id}", operation_id="get_webhook_delivery", responses=problems(NotFound))
 def get_webhook_delivery(id: str, delivery_id: str, database: DatabaseDep, scope: ReaderDep) -> DeliveryDetailOut:
     """Get a delivery of a webhook, with the payload that is sent."""
-    with database.session(scope) as session:
+    with database.reading(scope) as session:
         return DeliveryDetailOut.of(webhooks.delivery(session, id, delivery_id))
 
 

@@ -18,9 +18,9 @@ from core.service.errors import DatabaseUnavailable
 from core.service.tenancy import Scope, admission
 
 _AFTER_COMMIT = "after_commit"
-_ALONE, _SCOPE = "difffit_alone", "difffit_scope"
-"""Execution options of a connection: `_ALONE` makes each statement its own transaction, and `_SCOPE` is the scope for
-row-level security in the transaction."""
+_ALONE, _READS, _SCOPE = "difffit_alone", "difffit_reads", "difffit_scope"
+"""Execution options of a connection: `_ALONE` makes each statement its own transaction, `_READS` makes the transaction
+read only, and `_SCOPE` is the scope for row-level security in the transaction."""
 _LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
 """Timeouts of PostgreSQL connections. A process that is stopped within a transaction must not keep rows locked, since
 no worker could claim the rows."""
@@ -45,9 +45,8 @@ class Database:
 
     @contextmanager
     def statements(self) -> Iterator[Session]:
-        """Opens a session without a scope. On PostgreSQL, each statement is its own transaction, which takes one round
-        trip instead of three (BEGIN, statement, COMMIT). On SQLite, which has no round trips, the session is one
-        transaction.
+        """Opens a session without a scope. Each statement is its own transaction: on PostgreSQL it takes one round trip
+        instead of three (BEGIN, statement, COMMIT), and on SQLite a query does not wait for writers.
 
         Raises DatabaseUnavailable.
         """
@@ -69,6 +68,17 @@ class Database:
             yield session
         for action in session.info.pop(_AFTER_COMMIT, []):
             action()
+
+    @contextmanager
+    def reading(self, scope: Scope | None = None) -> Iterator[Session]:
+        """Opens a session like `session`, whose transaction cannot change anything. On SQLite it neither waits for
+        writers nor lets them wait.
+
+        Raises DatabaseUnavailable.
+        """
+        scope = scope or self.scope
+        with self._begun(scope, {_SCOPE: scope, _READS: True}) as session:
+            yield session
 
     @contextmanager
     def _begun(self, scope: Scope | None, options: dict[str, object]) -> Iterator[Session]:
@@ -117,8 +127,8 @@ def _postgresql(url: str) -> Engine:
         options = connection.get_execution_options()
         if options.get(_ALONE):
             return
-        scope = options.get(_SCOPE)
-        connection.exec_driver_sql(f"BEGIN; {admission(scope)}" if scope else "BEGIN")
+        scope, begin = options.get(_SCOPE), "BEGIN READ ONLY" if options.get(_READS) else "BEGIN"
+        connection.exec_driver_sql(f"{begin}; {admission(scope)}" if scope else begin)
 
     @event.listens_for(engine, "checkin")
     def used(_connection, record) -> None:  # type: ignore[no-untyped-def]
@@ -151,7 +161,12 @@ def _sqlite(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        reads = options.get(_READS, False)
+        connection.exec_driver_sql(f"PRAGMA query_only={int(reads)}")
+        if options.get(_ALONE):
+            return
         # SQLite's busy timeout does not cover a read transaction that becomes a write: take the write lock at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine

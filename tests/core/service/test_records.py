@@ -1,9 +1,12 @@
 """Idempotency, usage, pagination and times, each on both databases."""
 
 import datetime
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 
 from core.service import idempotency, metering, tenants
 from core.service.config import Settings
@@ -13,8 +16,8 @@ from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
 from core.service.errors import DatabaseUnavailable, IdempotencyConflict, IdempotencyMismatch, InvalidCursor
 from core.service.idempotency import Answer
-from core.service.tenancy import Scope
-from tests.core.service.rows import tenant_with_domain
+from core.service.tenancy import SYSTEM, Scope
+from tests.core.service.rows import acting, tenant_with_domain
 
 CALLER, ANOTHER = (Scope(tenant_id=None, key_id=id) for id in ("key", "another key"))
 
@@ -102,6 +105,28 @@ def test_times_have_a_zone_and_come_from_the_database(database: Database) -> Non
         session.add(IdempotencyKey(scope="s", key="k", request_digest="d", created_at=now.astimezone(zone)))
     with database.session() as session:
         assert session.get_one(IdempotencyKey, ("s", "k")).created_at == now
+
+
+def test_reading_sessions_change_nothing(database: Database) -> None:
+    """The next session of the same connection can write."""
+    with pytest.raises((DatabaseUnavailable, DBAPIError)), database.reading(SYSTEM) as session:
+        tenants.create(acting(session, SYSTEM), "tenant")
+    with database.session(SYSTEM) as session:
+        assert session.query(Tenant).all() == []
+        tenants.create(acting(session, SYSTEM), "tenant")
+    with database.reading(SYSTEM) as session:
+        assert [tenant.name for tenant in session.query(Tenant)] == ["tenant"]
+
+
+def test_queries_do_not_wait_for_a_transaction_that_writes(database: Database) -> None:
+    with database.session(SYSTEM) as session:
+        tenants.create(acting(session, SYSTEM), "tenant")
+        session.flush()
+        started = time.monotonic()
+        with database.reading(SYSTEM) as reader, database.statements() as alone:
+            assert reader.query(Tenant).all() == []
+            assert alone.connection().execute(select(func.count()).select_from(Tenant)).scalar_one() == 0
+        assert time.monotonic() - started < 10, "SQLite waits 30 s for a lock"
 
 
 def test_unreachable_database_raises_database_unavailable() -> None:
