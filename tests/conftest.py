@@ -47,8 +47,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def hide_from_the_garbage_collector() -> None:
-    """Hides all present objects from it. After every out-of-memory error the code under test collects garbage, which
-    takes up to a second with the modules and the session's fixtures of all tests."""
+    """Hides all existing objects from the garbage collector. After every out-of-memory error the code under test
+    collects garbage, which takes up to a second with the modules and the session's fixtures of all tests."""
     gc.collect()
     gc.freeze()
 

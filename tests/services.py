@@ -44,7 +44,7 @@ def postgres() -> Iterator["Postgres"]:
     try:
         running = Postgres(server.get_uri(), server, POSTGRES_BIN_PATH / "psql")
         # A test may kill this server, but never the machine.
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        for setting in ("fsync", "full_page_writes"):
             running.execute(f"ALTER SYSTEM SET {setting} = off")
         running.execute("SELECT pg_reload_conf()")
         running.execute(f"CREATE DATABASE {_TEMPLATE}")
@@ -78,11 +78,13 @@ class Postgres:
         return self._copy(_TEMPLATE, name)
 
     def create_migrated(self, name: str) -> str:
-        """Does the same, with the tables of the newest schema version. They are copied: migrating takes a second."""
+        """Creates a database like `create`, with the tables of the newest schema version. They are copied, since
+        migrating takes a second."""
         return self._copy(self._migrated, name)
 
     @functools.cached_property
     def _migrated(self) -> str:
+        self.execute(f"DROP DATABASE IF EXISTS {_MIGRATED}")  # of an attempt that failed
         upgrade(self.create(_MIGRATED))
         return _MIGRATED
 

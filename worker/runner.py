@@ -195,8 +195,9 @@ class Runner:
                     raise ResultRefused from error
 
     def _database_answers(self) -> bool:
+        """Returns whether the database can be written to: on SQLite, a session that only reads needs no lock."""
         try:
-            with self.context.database.reading() as session:
+            with self.context.database.session() as session:
                 return database_now(session) is not None
         except DatabaseUnavailable:
             return False

@@ -29,8 +29,8 @@ class Artist:
     adapter: Adapter
     null_class: int
     weaker: Adapter | None = None
-    """Adapter in the unconditional prediction, which then guides only in the guidance interval. None is classifier-free
-    guidance: the same adapter, at every timestep."""
+    """Adapter in the unconditional prediction, which then guides only in the guidance interval. None means
+    classifier-free guidance: the same adapter, at every timestep."""
 
     @classmethod
     def of_base(cls, base: LoadedBase, sampling: SamplingSettings) -> "Artist":
@@ -54,7 +54,7 @@ class Artist:
             return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
         latents = sample(
-            self._predicted,
+            self._predict,
             noise().to(device),
             labels.to(device),
             self.null_class,
@@ -64,8 +64,8 @@ class Artist:
         )
         return to_uint8(self.base.autoencoder.decode(latents).cpu())
 
-    def _predicted(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Returns the predictions [2K, 2C, H, W] of K conditional rows, followed by the same rows unconditionally."""
+    def _predict(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Returns the predictions [2K, 2C, H, W] of K conditional batch rows, followed by their unconditional ones."""
         dit: Callable[..., Tensor] = self.base.dit
         if self.weaker is None:
             return dit(x, t, y, self.adapter)

@@ -76,7 +76,7 @@ class Bench:
             own = {name: getattr(self.budget.sampling, name) for name in ("sampler", "steps", "timestep_spacing")}
             sampling = SamplingSettings.completed(own)
             if system.method == "full":
-                pictures = guided_by_weaker(artist, tensors, sampling).draw(labels, "recommended guidance")
+                pictures = guide_by_weaker(artist, tensors, sampling).draw(labels, "recommended guidance")
             else:
                 with serving(self.base) as resident:
                     pictures, _ = served(resident, labels, sampling, ("adapter", lambda: tensors))
@@ -110,14 +110,18 @@ class Bench:
         return outcome, ended - started
 
 
-def guided_by_weaker(artist: Artist, tensors: Mapping[str, Tensor], sampling: SamplingSettings) -> Artist:
-    """Returns an artist that guides a fine-tune without factors, whose tensors are given, against a weaker version of
-    it, as the engine guides folded adapters. The weaker version is interpolated between the base and the fine-tune; of
-    its class table only the last row, the null class, is used."""
-    scale, base = sampling.guidance_adapter_scale, artist.base.dit.state_dict()
-    weaker = {name: torch.lerp(base[name], own, scale) for name, own in tensors.items() if name != CLASS_TABLE}
-    weaker[CLASS_TABLE] = tensors[CLASS_TABLE].clone()
-    weaker[CLASS_TABLE][-1].lerp_(base[CLASS_TABLE][-1], 1 - scale)
+def guide_by_weaker(artist: Artist, tensors: Mapping[str, Tensor], sampling: SamplingSettings) -> Artist:
+    """Returns an artist that guides a fine-tune without factors (`tensors`) against a weaker version of it, as the
+    engine guides folded adapters. The weaker version is interpolated between the base and the fine-tune; of its class
+    table only the last row, the null class, is used."""
+
+    def between(base: Tensor, own: Tensor) -> Tensor:
+        return torch.lerp(base.float(), own.float(), sampling.guidance_adapter_scale)
+
+    base = artist.base.dit.state_dict()
+    weaker = {name: between(base[name], own) for name, own in tensors.items() if name != CLASS_TABLE}
+    table = tensors[CLASS_TABLE]
+    weaker[CLASS_TABLE] = torch.cat([table[:-1].float(), between(base[CLASS_TABLE][-1:], table[-1:])])
     return replace(artist, sampling=sampling, weaker=TensorAdapter(weaker))
 
 

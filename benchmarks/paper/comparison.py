@@ -60,13 +60,14 @@ class Comparison:
         loaded = {each.name: each for each in domains.asked_for(options, base.description.image_size)}
         cells = [(domain, seed, system) for seed in range(options.seeds) for domain in loaded.values()
                  for system in self.systems]  # fmt: skip
-        wanted = [cell for cell in cells if not record.has(_key(*cell))]
+        wanted = [cell for cell in cells if not all(map(record.has, _keys(*cell)))]
         console.print(f"{len(cells) - len(wanted)} of {len(cells)} cells are measured already.")
         record.add(_before(bench, loaded, record))
         self._write(record, bench.budget, len(cells))
         for place, (domain, seed, system) in enumerate(wanted, 1):
             console.print(f"{place} of {len(wanted)}: {system.name}, {domain.name}, seed {seed}")
-            record.add(bench.run(system, domain, seed))
+            rows = list(bench.run(system, domain, seed))
+            record.add(row for row, key in zip(rows, _keys(domain, seed, system), strict=True) if not record.has(key))
             self._write(record, bench.budget, len(cells))
         console.print(f"{record.path}, {record.path.with_suffix('.md')}")
 
@@ -149,8 +150,10 @@ class Comparison:
         return markdown_table(("system", "trains", *names, "mean", *time, "the paper's FID"), rows)
 
 
-def _key(domain: Domain, seed: int, system: System) -> Cell:
-    return {"domain": domain.name, "seed": seed, "system": system.name}
+def _keys(domain: Domain, seed: int, system: System) -> list[Cell]:
+    """Returns the keys of the rows of a cell."""
+    names = [name for name in (system.name, system.recommended) if name is not None]
+    return [{"domain": domain.name, "seed": seed, "system": name} for name in names]
 
 
 def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Iterator[Cell]:

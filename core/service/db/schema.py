@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
+from core.service.db.session import READ_ONLY
 from core.service.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def is_current(engine: Engine) -> bool:
 
     head = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
     try:
-        with engine.connect() as connection:
+        with engine.connect().execution_options(**READ_ONLY) as connection:
             return MigrationContext.configure(connection).get_current_revision() == head
     except Exception as error:  # drivers raise different errors
         raise DatabaseUnavailable() from error

@@ -1,6 +1,7 @@
-"""Database sessions. `Database.session()` contains the only commit of the project."""
+"""Database sessions. `Database` contains the only commit of the project."""
 
 import datetime
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from core.service.tenancy import Scope, admission
 _AFTER_COMMIT = "after_commit"
 _ALONE, _READS, _SCOPE = "difffit_alone", "difffit_reads", "difffit_scope"
 """Execution options of a connection: `_ALONE` makes each statement its own transaction, `_READS` makes the transaction
-read only, and `_SCOPE` is the scope for row-level security in the transaction."""
+read-only, and `_SCOPE` is the scope for row-level security in the transaction."""
+READ_ONLY = {_READS: True}
+"""Execution options of a connection that only reads."""
 _LIMITS = "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=10s"
 """Timeouts of PostgreSQL connections. A process that is stopped within a transaction must not keep rows locked, since
 no worker could claim the rows."""
@@ -72,12 +75,12 @@ class Database:
     @contextmanager
     def reading(self, scope: Scope | None = None) -> Iterator[Session]:
         """Opens a session like `session`, whose transaction cannot change anything. On SQLite it neither waits for
-        writers nor lets them wait.
+        writers nor makes them wait.
 
         Raises DatabaseUnavailable.
         """
         scope = scope or self.scope
-        with self._begun(scope, {_SCOPE: scope, _READS: True}) as session:
+        with self._begun(scope, {_SCOPE: scope, **READ_ONLY}) as session:
             yield session
 
     @contextmanager
@@ -91,6 +94,8 @@ class Database:
         except PoolTimeoutError as error:
             raise DatabaseUnavailable() from error
         except DBAPIError as error:
+            if _READS in options and getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY:
+                raise
             if isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated:
                 raise DatabaseUnavailable() from error
             raise
@@ -127,8 +132,8 @@ def _postgresql(url: str) -> Engine:
         options = connection.get_execution_options()
         if options.get(_ALONE):
             return
-        scope, begin = options.get(_SCOPE), "BEGIN READ ONLY" if options.get(_READS) else "BEGIN"
-        connection.exec_driver_sql(f"{begin}; {admission(scope)}" if scope else begin)
+        scope, statement = options.get(_SCOPE), "BEGIN READ ONLY" if options.get(_READS) else "BEGIN"
+        connection.exec_driver_sql(f"{statement}; {admission(scope)}" if scope else statement)
 
     @event.listens_for(engine, "checkin")
     def used(_connection, record) -> None:  # type: ignore[no-untyped-def]

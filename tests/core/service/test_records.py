@@ -109,7 +109,7 @@ def test_times_have_a_zone_and_come_from_the_database(database: Database) -> Non
 
 def test_reading_sessions_change_nothing(database: Database) -> None:
     """The next session of the same connection can write."""
-    with pytest.raises((DatabaseUnavailable, DBAPIError)), database.reading(SYSTEM) as session:
+    with pytest.raises(DBAPIError, match=r"readonly|read-only"), database.reading(SYSTEM) as session:
         tenants.create(acting(session, SYSTEM), "tenant")
     with database.session(SYSTEM) as session:
         assert session.query(Tenant).all() == []
