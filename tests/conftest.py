@@ -28,7 +28,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # A shell starts background jobs with SIGINT ignored, which processes that the tests start and interrupt would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SLOW_FOLDERS = {"faults", "upgrade", "worker"}
+SLOW_FOLDERS = {"client", "deploy", "faults", "upgrade", "worker"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
