@@ -7,7 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,18 +84,6 @@ def ceph_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[radosgw.G
         yield gateway
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Yields the owner's URL of a database without tables. Every test that uses it runs on both kinds of database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'test.db'}"
-        return
-    server: services.Postgres = request.getfixturevalue("postgres_server")
-    name = f"test_{uuid.uuid4().hex}"
-    yield server.create(name)
-    server.drop(name)
-
-
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a SQLite database with tables, for tests to copy: migrating takes a second."""
@@ -105,15 +93,31 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yields the owner's URL of a database without tables. Every test that uses it runs on both kinds of database."""
+    with new_database(request, tmp_path, migrated=False) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Yields the owner's URL of a migrated database. Every test that uses it runs on both kinds of database."""
+    with new_database(request, tmp_path, migrated=True) as url:
+        yield url
+
+
+@contextmanager
+def new_database(request: pytest.FixtureRequest, folder: Path, *, migrated: bool) -> Iterator[str]:
+    """Creates a database of the kind that the fixture's parameter names, and yields its owner's URL."""
     if request.param == "sqlite":
-        path = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "test.db")
+        path = folder / "test.db"
+        if migrated:
+            shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
         yield f"sqlite:///{path}"
         return
     server: services.Postgres = request.getfixturevalue("postgres_server")
     name = f"test_{uuid.uuid4().hex}"
-    yield server.create_migrated(name)
+    yield server.create_migrated(name) if migrated else server.create(name)
     server.drop(name)
 
 
