@@ -12,6 +12,7 @@ import argparse
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -113,9 +114,7 @@ class Comparison:
     def _rows(self) -> Iterator[tuple[str, float | None]]:
         """Yields the name and the paper's FID of each row of the table."""
         for system in self.systems:
-            yield system.name, system.fid
-            if system.recommended is not None:
-                yield system.recommended, None
+            yield from zip_longest(system.row_names, [system.fid])
 
     def _nearest(self, cells: Sequence[Cell], names: Sequence[str], yardstick: str) -> str:
         """Returns a sentence that names, for each domain, the system with the least mean distance over the seeds."""
@@ -152,8 +151,7 @@ class Comparison:
 
 def _keys(domain: Domain, seed: int, system: System) -> list[Cell]:
     """Returns the keys of the rows of a cell."""
-    names = [name for name in (system.name, system.recommended) if name is not None]
-    return [{"domain": domain.name, "seed": seed, "system": name} for name in names]
+    return [{"domain": domain.name, "seed": seed, "system": name} for name in system.row_names]
 
 
 def _before(bench: Bench, loaded: Mapping[str, Domain], record: Record) -> Iterator[Cell]:

@@ -33,6 +33,11 @@ class System:
     """Name of a second row for the same fine-tune, with images guided as the service recommends."""
 
     @property
+    def row_names(self) -> list[str]:
+        """Names of the system's rows in a table."""
+        return [name for name in (self.name, self.recommended) if name is not None]
+
+    @property
     def learning_rate(self) -> float:
         return self.rate_ratio * PRETRAINING_RATE
 
