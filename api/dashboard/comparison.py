@@ -67,7 +67,7 @@ class Comparison:
             if adapter.learned_guidance is not None:
                 kit.muted(
                     tr(
-                        "Learned guidance up to {scale:g}: images take half the time.",
+                        "Learned guidance up to {scale:g}: images take about a third less time.",
                         scale=adapter.learned_guidance,
                     )
                 )

@@ -17,6 +17,8 @@ TENANT_PAGES = {"Domains": "/domains", "Gallery": "/gallery", "Usage": "/usage",
 ADMIN_PAGES = {"Tenants": "/tenants", "Adapters": "/adapters", "Fleet": "/fleet", "Audit": "/audit"}
 _RECONNECT_SECONDS = 600
 """Seconds for which the server keeps an open page whose browser is out of reach, such as a laptop with a closed lid."""
+_RESPONSE_SECONDS = 30
+"""Seconds for which a browser waits for a page while the API's own services are slow."""
 _THEMES = {"system": None, "light": False, "dark": True}
 _NEXT = {"system": "light", "light": "dark", "dark": "system"}
 _SHOWN = {
@@ -29,7 +31,7 @@ _SHOWN = {
 def page(path: str) -> ui.page:
     """Decorator for the function of a page at this path. A page keeps what the user has entered while its browser is
     out of reach for some minutes."""
-    return ui.page(path, reconnect_timeout=_RECONNECT_SECONDS)
+    return ui.page(path, reconnect_timeout=_RECONNECT_SECONDS, response_timeout=_RESPONSE_SECONDS)
 
 
 @contextmanager

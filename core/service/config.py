@@ -40,15 +40,22 @@ class Settings(BaseSettings):
     data_dir: Path = Path("difffit-data")
     """Folder for what the default settings keep on this machine: database, objects, broker messages, signing secret."""
     database_url: str = ""
+    """URL of the database, such as `postgresql://difffit_api:PASSWORD@HOST/difffit`. Empty means a SQLite file in
+    `data_dir`."""
     worker_database_url: str = ""
     """Database URL with the workers' own role on PostgreSQL. Empty means `database_url`."""
     owner_database_url: str = ""
     """Database URL with the role that owns the tables on PostgreSQL, for migrations and backups. Empty means
     `database_url`."""
     broker_url: str = ""
+    """URL of the message broker, such as `redis://HOST:6379/0`. Empty means a folder in `data_dir`."""
     storage_url: str = ""
+    """Object store: `s3://BUCKET/PREFIX`, or a folder, `file:///PATH`. Empty means a folder in `data_dir`. boto3
+    finds the credentials, for example in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`."""
     s3_endpoint_url: str | None = None
+    """URL of an S3-compatible store. None means Amazon S3."""
     s3_region: str = "us-east-1"
+    """Region of the S3 bucket; boto3's own variable `AWS_REGION` is not read."""
     s3_public_endpoint_url: str | None = None
     """URL at which clients reach the S3 store, to upload the parts of large files directly. If it is not set but
     `s3_endpoint_url` is, clients send the parts to the API."""
@@ -59,11 +66,14 @@ class Settings(BaseSettings):
     autoencoder: str | None = None
     """Folder or hub id of the autoencoder, for a base model that comes without one (a `.pt` file)."""
     device: str = "auto"
+    """Device of a worker's base model: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU if there is one."""
     torch_threads: int = 0
     """Number of torch's CPU threads; 0 leaves torch's default."""
 
     host: str = "127.0.0.1"
+    """Address at which the API and the metrics' ports listen."""
     port: int = 8000
+    """Port of the API."""
     public_url: str | None = None
     """URL at which clients reach the API, for absolute image URLs. None means the URL of each request."""
     cors_origins: str = ""
@@ -78,6 +88,7 @@ class Settings(BaseSettings):
     """Secret that signs image URLs, at least 32 characters. If it is not set, one is created and stored in `data_dir`,
     which suffices only for a single API process."""
     image_url_seconds: int = 3600
+    """Lifetime of an image's signed URL."""
 
     keep_image_days: int | None = Field(default=None, ge=1)
     """Days to keep the images of a generation, from the generation's end on. `none` means forever, here and in the
@@ -87,6 +98,7 @@ class Settings(BaseSettings):
     keep_generation_days: int | None = Field(default=None, ge=1)
     """Days to keep the database rows of ended generations; their images are deleted with them."""
     keep_preview_days: int | None = Field(default=7, ge=1)
+    """Days to keep the previews of a generation, from the generation's end on."""
     keep_sample_days: int | None = Field(default=90, ge=1)
     """Days to keep the sample images of a fine-tune, from the fine-tune's end on."""
     keep_event_days: int | None = Field(default=30, ge=1)
@@ -100,6 +112,7 @@ class Settings(BaseSettings):
     keep_delivery_days: int | None = Field(default=30, ge=1)
     """Days to keep the rows of webhook deliveries."""
     keep_audit_days: int | None = Field(default=365, ge=30)
+    """Days to keep the entries of the audit log."""
     keep_receipt_days: int | None = Field(default=365, ge=1)
     """Days to keep the receipts of domain and tenant deletions, from the completion of the deletion on."""
     keep_usage_days: int | None = Field(default=None, ge=31)
@@ -139,9 +152,15 @@ class Settings(BaseSettings):
     """Max open event streams of one tenant, per API process. Further ones are answered with 429."""
 
     lease_seconds: float = 60
+    """Time after which another worker takes over a job whose worker no longer responds."""
     heartbeat_seconds: float = 10
+    """Interval at which a worker renews its leases and reports its state; it must be much shorter than
+    `lease_seconds`."""
     reaper_seconds: float = 15
+    """Interval at which a worker looks for jobs of lost workers, and for other work that is due."""
     max_attempts: int = 3
+    """Attempts after which a job fails that crashed every worker on which it ran alone, or whose results the store or
+    the database rejected each time."""
     device_seconds: float = 60
     """Time limit for the device's answer to a worker's check. If the device does not answer in time, the worker reports
     itself as unhealthy; after five such checks in a row it ends."""
@@ -161,13 +180,19 @@ class Settings(BaseSettings):
     upload_url_seconds: int = 3600
     """Lifetime of the signed URL for uploading one part."""
     max_archive_members: int = 20_000
+    """Max files of a data set."""
     max_image_bytes: int = 32 * 2**20
+    """Max size of one image's file in a data set."""
     max_inflated_bytes: int = 4 * 2**30
+    """Max size of all files of a zip together, uncompressed."""
     max_image_pixels: int = 50_000_000
+    """Max pixels of one image in a data set."""
     max_archive_pixels: int = 20 * 10**9
     """Max pixels of all images of one zip together. A small zip has a lower limit: see docs/operations.md."""
     max_classes: int = 1000
+    """Max classes of a data set."""
     max_adapter_bytes: int = 32 * 2**20
+    """Max size of an uploaded adapter."""
     dataset_import_hosts: str = ""
     """Hosts from which tenants may import data sets, such as `images.example.com,*.s3.amazonaws.com`, separated by
     commas; `*` for all. Empty means that imports are refused."""
@@ -182,12 +207,40 @@ class Settings(BaseSettings):
     max_waiting_images: int = 2_000
     """Max waiting and running images of one worker, which leaves further generations in the queue. One tenant gets at
     most about a third."""
+    adapter_slots: int = Field(default=1024, ge=2)
+    """Max adapters in device memory at the same time; at least `max_batch_rows`."""
+    compile: str | None = None
+    """Removed setting. It is still declared so that a value logs a warning instead of being ignored silently."""
+    exact: bool = False
+    """Pads every batch to one fixed size, so that on a GPU, too, an image is bit-identical whichever other images share
+    its batch."""
+    fp8: bool = False
+    """Generates images with most matrix products in fp8, on NVIDIA GPUs of compute capability 8.9 or higher. Images
+    differ in details from those without it, so set it on all workers or on none. Training is not affected."""
+    host_cache_bytes: int = 2 * 2**30
+    """Memory in which a worker keeps adapters that are not in device memory."""
+    training_share: float = Field(default=0.2, ge=0, le=1)
+    """Min fraction of the device's time that fine-tunes get while generations also need the device."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Max images of a fine-tune's batch in one forward and backward pass; gradients are accumulated over the passes. A
+    smaller number needs less memory, and only changes the rounding of the gradients."""
+    training_memory_bytes: int | None = Field(default=None, ge=1)
+    """Memory limit of a training step. A batch that needs more is split into several forward and backward passes. None
+    means half of the free memory: of the GPU, or on a CPU of the machine or the process' control group."""
+    concurrent_finetunes: int = Field(default=8, ge=1)
+    """Max concurrent fine-tunes of one worker. If the number is above 1, one tenant may have all but one of them, so
+    that other tenants need not wait; the same holds for data sets and generations. Concurrent fine-tunes train in
+    common batches, within the memory limit of one training step; each also keeps its images' latents in memory."""
+    concurrent_datasets: int = Field(default=4, ge=1)
+    """Max concurrent data set checks of one worker."""
+
     max_queued_generations: int = 500
     """Max queued generations of one tenant. A request that would exceed this limit or one of the next three is answered
     with 429. An administrator can give a tenant its own limits instead of this and the following settings."""
     max_active_finetunes: int = 100
     """Max queued and running fine-tunes of one tenant."""
     max_validating_datasets: int = 100
+    """Max data sets of one tenant that are being checked."""
     max_images_per_day: int | None = 100_000
     """Max images of one tenant per day in UTC. `none` means unlimited."""
     max_stored_bytes: int | None = 100 * 2**30
@@ -205,35 +258,13 @@ class Settings(BaseSettings):
     webhook_threads: int = Field(default=8, ge=0)
     """Max concurrent webhook deliveries of one worker. 0 means that the worker delivers none; set it for workers
     without access to the internet."""
-    adapter_slots: int = Field(default=1024, ge=2)
-    """Max adapters in device memory at the same time; at least `max_batch_rows`."""
-    compile: str | None = None
-    """Removed setting. It is still declared so that a value logs a warning instead of being ignored silently."""
-    exact: bool = False
-    """Pads every batch to one fixed size, so that on a GPU, too, an image is bit-identical whichever other images share
-    its batch."""
-    fp8: bool = False
-    """Generates images with most matrix products in fp8, on NVIDIA GPUs of compute capability 8.9 or higher. Images
-    differ in details from those without it, so set it on all workers or on none. Training is not affected."""
-    host_cache_bytes: int = 2 * 2**30
-    training_share: float = Field(default=0.2, ge=0, le=1)
-    """Min fraction of the device's time that fine-tunes get while generations also need the device."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """Max images of a fine-tune's batch in one forward and backward pass; gradients are accumulated over the passes. A
-    smaller number needs less memory, and only changes the rounding of the gradients."""
-    training_memory_bytes: int | None = Field(default=None, ge=1)
-    """Memory limit of a training step. A batch that needs more is split into several forward and backward passes. None
-    means half of the free memory: of the GPU, or on a CPU of the machine or the process' control group."""
-    concurrent_finetunes: int = Field(default=8, ge=1)
-    """Max concurrent fine-tunes of one worker. If the number is above 1, one tenant may have all but one of them, so
-    that other tenants need not wait; the same holds for data sets and generations. Concurrent fine-tunes train in
-    common batches, within the memory limit of one training step; each also keeps its images' latents in memory."""
-    concurrent_datasets: int = Field(default=4, ge=1)
+
     worker_threads: int | None = Field(default=None, ge=1)
     """Max concurrent jobs of all kinds in one worker. Generations get what `concurrent_datasets` and
     `concurrent_finetunes` leave of it, at least 2. None allows as many generations as the device's largest batch has
     rows, at least 16."""
     worker_queues: str = "datasets,finetune,generate"
+    """Kinds of jobs that a worker takes, separated by commas."""
     metrics_port: int = 0
     """Port on `host` at which a worker serves Prometheus metrics, without an API key. 0 means none."""
     api_metrics_port: int = 0
@@ -241,7 +272,9 @@ class Settings(BaseSettings):
     `/metrics` requires an administrator's API key."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Lowest level of the messages in the log."""
     log_json: bool = False
+    """Writes the log as one JSON object per line."""
     traces_endpoint: str = ""
     """URL at which an OpenTelemetry collector accepts traces by OTLP over HTTP, such as
     `http://collector:4318/v1/traces`. Empty means that no traces are sent."""

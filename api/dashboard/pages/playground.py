@@ -190,8 +190,8 @@ class _Playground:
             kit.limit(self.guidance, 0, _MAX_GUIDANCE)
             return
         self.learned.text = tr(
-            "This version has learned guidance up to {scale:g}: its images take half the time, and it cannot guide "
-            "against the base or a weaker version.",
+            "This version has learned guidance up to {scale:g}: its images take about a third less time, and it "
+            "cannot guide against the base or a weaker version.",
             scale=learned,
         )
         kit.limit(self.guidance, 1, learned)

@@ -111,8 +111,9 @@ class _Form:
                 self._more_fields()
             kit.muted(
                 tr(
-                    "With learned guidance, images of the version take half the time at about the same quality. The "
-                    "steps that learn it take about twice as long, and other kinds of guidance no longer apply."
+                    "With learned guidance, images of the version take about a third less time at nearly the same "
+                    "quality. The steps that learn it take about twice as long, and other kinds of guidance no longer "
+                    "apply."
                 )
             )
             label = tr("Train the class embeddings. Without, the base must know all classes by name.")

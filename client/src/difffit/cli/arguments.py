@@ -52,7 +52,8 @@ ImageSizeOption = Annotated[
 DistillGuidanceOption = Annotated[
     float | None,
     typer.Option(
-        "--distill-guidance", help="Highest guidance scale to learn, above 1, which halves the cost of images."
+        "--distill-guidance",
+        help="Highest guidance scale to learn, above 1: images then take one model evaluation per step.",
     ),
 ]
 DistillStepsOption = Annotated[
