@@ -202,8 +202,8 @@ def _fleet() -> Iterator[list[str]]:
 
     adapter = 4 * count(trainable_shapes(XL, FINETUNE.method, PRESETS[FINETUNE.preset], CLASSES))
     yield row("images a day", lambda n: _round(n * IMAGES_A_DAY))
-    yield row(f"{gpu_rates().gpu}s that draw", lambda n: f"{_drawing(n):.2g}")
-    yield row(f"{gpu_rates().gpu}s that train", lambda n: f"{_training(n):.2g}")
+    yield row(f"{gpu_rates().gpu}s for generations", lambda n: f"{_drawing(n):.2g}")
+    yield row(f"{gpu_rates().gpu}s for fine-tunes", lambda n: f"{_training(n):.2g}")
     yield row("GPUs, whole and at least one", lambda n: f"{_gpus(n):,}")
     yield row("requests a second at the peak", lambda n: f"{_requests(n):,.1f}")
     yield row("rows of generations a year", lambda n: _round(n * IMAGES_A_DAY / IMAGES_A_REQUEST * 365))

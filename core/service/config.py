@@ -226,7 +226,8 @@ class Settings(BaseSettings):
     smaller number needs less memory, and only changes the rounding of the gradients."""
     training_memory_bytes: int | None = Field(default=None, ge=1)
     """Memory limit of a training step. A batch that needs more is split into several forward and backward passes. None
-    means half of the free memory: of the GPU, or on a CPU of the machine or the process' control group."""
+    means half of the free memory: of the GPU, or on a CPU of the machine or the process' control group. If not even one
+    image fits, the fine-tune fails with `out_of_memory`."""
     concurrent_finetunes: int = Field(default=8, ge=1)
     """Max concurrent fine-tunes of one worker. If the number is above 1, one tenant may have all but one of them, so
     that other tenants need not wait; the same holds for data sets and generations. Concurrent fine-tunes train in

@@ -69,6 +69,8 @@ def on_gpus() -> Iterator[dict[str, Any]]:
 
 SERVER = {"base": list(documents(BASE)), "gpu": list(on_gpus())}
 VARIANTS = SERVER | {"train": list(documents(TRAIN))}
+COPYING = list(yaml.safe_load_all((TRAIN / "images.yaml").read_text()))
+"""Manifests of train/ that kustomize does not apply."""
 PODS = {
     (variant, document["metadata"]["name"]): document["spec"]["template"]
     for variant, manifests in VARIANTS.items()
@@ -83,9 +85,9 @@ def of_kind(variant: str, kind: str) -> list[dict[str, Any]]:
     return [manifest for manifest in VARIANTS[variant] if manifest["kind"] == kind]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_manifests_match_kubernetes_schemas(variant: str) -> None:
-    for document in VARIANTS[variant]:
+@pytest.mark.parametrize("manifests", [*VARIANTS.values(), COPYING], ids=[*VARIANTS, "copying"])
+def test_manifests_match_kubernetes_schemas(manifests: list[dict[str, Any]]) -> None:
+    for document in manifests:
         kubernetes_validate.validate(document, "1.34", strict=True)
 
 
@@ -96,7 +98,7 @@ def test_schemas_reject_a_wrong_manifest() -> None:
         kubernetes_validate.validate(broken, "1.34", strict=True)
 
 
-@pytest.mark.parametrize("pod", PODS.values(), ids=map(" ".join, PODS))
+@pytest.mark.parametrize("pod", [*PODS.values(), COPYING[-1]], ids=[*map(" ".join, PODS), "copying"])
 def test_pods_have_few_privileges(pod: dict[str, Any]) -> None:
     spec = pod["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True
