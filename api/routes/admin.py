@@ -104,10 +104,10 @@ def change_key(id: str, body: KeyChange, database: DatabaseDep, admin: AdminDep)
     responses=problems(NotFound, KeyRevoked, LastAdminKey),
 )
 def rotate_key(id: str, body: KeyRotate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
-    """Replace an API key by a new one with the same name and scopes. The old key works for `overlap_seconds` more.
-    The successor of the last administrator's key cannot expire."""
+    """Replace an API key by a new one with the same name, scopes and lifetime. The old key works for
+    `overlap_seconds` more. The successor of the last administrator's key cannot be given a lifetime."""
     with database.session(admin) as session:
-        return _issued(keys.rotate(session, id, body.overlap_seconds, body.lifetime_seconds))
+        return _issued(keys.rotate(session, id, body.overlap_seconds, changes(body)))
 
 
 @router.delete("/keys/{id}", status_code=204, operation_id="revoke_key", responses=problems(NotFound, LastAdminKey))

@@ -64,8 +64,8 @@ class KeyRotate(Input):
     overlap_seconds: Integer = Field(
         86_400, ge=0, le=30 * 86_400, description="Seconds for which the old key keeps working."
     )
-    lifetime_seconds: Lifetime | None = Field(
-        None, description="Seconds until the new key expires. Never, when omitted."
+    lifetime_seconds: Lifetime | None = optional(
+        "Seconds until the new key expires. Null means never. When omitted, it gets the lifetime of the old key."
     )
 
 

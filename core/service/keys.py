@@ -46,8 +46,7 @@ def issue(
 ) -> IssuedKey:
     """Creates a tenant's API key. Without `lifetime_seconds` it is valid until it is revoked. Raises NotFound."""
     tenants.get(session, tenant_id)
-    expires_at = _after(session, lifetime_seconds)
-    return _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), expires_at)
+    return _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), lifetime_seconds)
 
 
 def page(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:
@@ -65,20 +64,23 @@ def change(session: Session, id: str, changes: dict[str, Any]) -> ApiKey:
     if "name" in changes:
         key.name = changes["name"]
     if "lifetime_seconds" in changes:
-        key.expires_at = _after(session, changes["lifetime_seconds"])
+        key.lifetime_seconds = changes["lifetime_seconds"]
+        key.expires_at = _after(session, key.lifetime_seconds)
     audit.record(session, "key.change", id, tenant_id=key.tenant_id, detail=changes)
     return key
 
 
-def rotate(session: Session, id: str, overlap_seconds: int, lifetime_seconds: int | None = None) -> IssuedKey:
-    """Creates an API key that replaces the key `id`. The old key stays valid for at most `overlap_seconds`. Raises
+def rotate(session: Session, id: str, overlap_seconds: int, changes: dict[str, Any]) -> IssuedKey:
+    """Creates an API key that replaces the key `id`. The old key stays valid for at most `overlap_seconds`. The new one
+    expires after `lifetime_seconds` of `changes` (None: never), or as long after its issue as the old key did. Raises
     NotFound, KeyRevoked, and LastAdminKey if no administrator's key would stay."""
-    if lifetime_seconds is not None:
+    if changes.get("lifetime_seconds") is not None:
         _check_another_stays(session, id)
     old = _living_key(session, id)
     overlap_ends = database_now(session) + datetime.timedelta(seconds=overlap_seconds)
     old.expires_at = min(old.expires_at or overlap_ends, overlap_ends)
-    new = _issue(session, old.tenant_id, old.name, list(old.scopes), _after(session, lifetime_seconds))
+    lifetime_seconds = changes.get("lifetime_seconds", old.lifetime_seconds)
+    new = _issue(session, old.tenant_id, old.name, list(old.scopes), lifetime_seconds)
     detail = {"successor": new.row.id, "overlap_seconds": overlap_seconds}
     audit.record(session, "key.rotate", id, tenant_id=old.tenant_id, detail=detail)
     return new
@@ -155,7 +157,8 @@ def ensure_admin_key(session: Session, configured: str | None) -> str | None:
         key = ApiKey(id=_FIRST_ADMIN_KEY, tenant_id=None, name="DIFFFIT_ADMIN_KEY", scopes=["admin"], secret_hash="")
         session.add(key)
     if key.secret_hash != _hash(configured):
-        key.secret_hash, key.revoked_at, key.expires_at = _hash(configured), None, None
+        key.secret_hash, key.revoked_at = _hash(configured), None
+        key.expires_at = key.lifetime_seconds = None
         audit.record(session, "key.configure", key.id)
     return None
 
@@ -165,10 +168,12 @@ def _issue(
     tenant_id: str | None,
     name: str,
     scopes: list[str],
-    expires_at: datetime.datetime | None,
+    lifetime_seconds: int | None,
 ) -> IssuedKey:
     id, secret = new_id("key"), secrets.token_urlsafe(32)
-    row = ApiKey(id=id, tenant_id=tenant_id, name=name, scopes=scopes, secret_hash=_hash(secret), expires_at=expires_at)
+    expires_at = _after(session, lifetime_seconds)
+    row = ApiKey(id=id, tenant_id=tenant_id, name=name, scopes=scopes, secret_hash=_hash(secret))
+    row.expires_at, row.lifetime_seconds = expires_at, lifetime_seconds
     session.add(row)
     session.flush()
     detail = {"scopes": scopes, "expires_at": expires_at and expires_at.isoformat()}

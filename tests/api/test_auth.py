@@ -120,6 +120,17 @@ def test_rotation_never_prolongs_the_old_key_and_can_end_it_immediately(api: Api
     assert api.client(rotated["key"]).get("/v1/domains").status_code == 200
 
 
+def test_rotated_key_keeps_its_lifetime_unless_another_is_given(api: Api, admin: Client) -> None:
+    client = api.tenant(f"rotating {uuid.uuid4()}")
+    path = f"/v1/admin/keys/{key_id(client)}/rotate"
+    assert [admin.made(path, {})["expires_at"] for _ in range(2)] == [None, None]  # twice: the first left it an expiry
+    admin.patch(path.removesuffix("/rotate"), {"lifetime_seconds": 7200})
+    first = admin.made(path, {"overlap_seconds": 60})
+    for key in (first, admin.made(path, {}), admin.made(f"/v1/admin/keys/{first['id']}/rotate", {})):
+        assert lifetime(key) == pytest.approx(7200, abs=60)
+    assert admin.made(path, {"lifetime_seconds": None})["expires_at"] is None
+
+
 def test_new_key_of_a_rotation_is_returned_only_once(api: Api, admin: Client) -> None:
     path = f"/v1/admin/keys/{key_id(api.tenant(f'rotating {uuid.uuid4()}'))}/rotate"
     headers = {"Idempotency-Key": str(uuid.uuid4())}

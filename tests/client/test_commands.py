@@ -405,7 +405,11 @@ def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> N
     assert "laptop" in admin_shell.text("admin", "keys", "list", tenant["id"])
     assert admin_shell.json("admin", "keys", "update", key["id"], "--expires-in-days", 3)["expires_at"]
     assert admin_shell.json("admin", "keys", "update", key["id"], "--never-expires")["expires_at"] is None
-    rotated = admin_shell.json("admin", "keys", "rotate", key["id"], "--overlap", 60)
+    rotate = ("admin", "keys", "rotate", key["id"], "--overlap", 60)
+    assert admin_shell.json(*rotate, "--expires-in-days", 3)["expires_at"]
+    assert admin_shell.json(*rotate, "--never-expires")["expires_at"] is None
+    assert admin_shell.run(*rotate, "--never-expires", "--expires-in-days", 3).exit_code == 2
+    rotated = admin_shell.json(*rotate)
     assert Shell(server.url, rotated["key"]).json("domains", "list") == []
     assert admin_shell.json("admin", "keys", "revoke", rotated["id"], "--yes") == {"revoked": rotated["id"]}
     assert tenant["id"] in admin_shell.text("admin", "tenants", "list")

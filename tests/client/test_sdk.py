@@ -292,8 +292,12 @@ def test_admin_manages_tenants_and_keys(admin: Client, drawable: Drawable, serve
     assert (rotated.name, rotated.scopes) == ("phone", ["read"])
     with Client(server.url, key.key) as old, pytest.raises(errors.Unauthenticated):
         old.usage()
+    expiring = admin.admin.keys.rotate(rotated.id, lifetime_seconds=60)
+    endless = admin.admin.keys.rotate(expiring.id, lifetime_seconds="endless")
+    assert (rotated.expires_at, endless.expires_at) == (None, None)
+    assert admin.admin.keys.rotate(expiring.id).expires_at is not None
     admin.admin.keys.revoke(rotated.id)
-    assert {row.id for row in admin.admin.keys.list(tenant.id)} == {key.id, rotated.id}
+    assert {row.id for row in admin.admin.keys.list(tenant.id)} >= {key.id, rotated.id, expiring.id, endless.id}
     stored = {adapter.id: adapter for adapter in admin.admin.adapters(domain_id=drawable.id)}
     assert drawable.adapter_id in stored
     assert list(admin.admin.adapters(tenant_id=tenant.id)) == []

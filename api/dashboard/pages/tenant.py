@@ -104,7 +104,7 @@ def _ask_to_rotate(user: User, key: Key) -> None:
         show_secret(tr("The new key"), issued.key or "")
 
     with form_dialog(tr("Rotate {name}", name=key.name), tr("Rotate"), rotate) as asked:
-        kit.write(tr("A new key with the same name and scopes replaces it."))
+        kit.write(tr("A new key with the same name, scopes and lifetime replaces it."))
         overlap = kit.choice(tr("The old key"), tr_all(_OVERLAPS), 86_400)
 
 

@@ -425,7 +425,7 @@ class Key(BaseModel):
 
 class LifetimeSeconds(RootModel[int]):
     root: Annotated[int, Field(ge=1, le=316224000)]
-    """Seconds until the new key expires. Never, when omitted."""
+    """Seconds until the new key expires. Null means never. When omitted, it gets the lifetime of the old key."""
 
 
 class KeyRotate(BaseModel):
@@ -435,7 +435,7 @@ class KeyRotate(BaseModel):
     overlap_seconds: Annotated[int, Field(ge=0, le=2592000)] = 86400
     """Seconds for which the old key keeps working."""
     lifetime_seconds: LifetimeSeconds | None = None
-    """Seconds until the new key expires. Never, when omitted."""
+    """Seconds until the new key expires. Null means never. When omitted, it gets the lifetime of the old key."""
 
 
 class Liveness(BaseModel):

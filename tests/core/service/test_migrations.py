@@ -1,5 +1,6 @@
 """The migrations create exactly the tables of the models, can be undone, and survive two concurrent starts."""
 
+import datetime
 import os
 import subprocess
 import sys
@@ -241,6 +242,24 @@ def assert_kept(before: dict[str, list[dict[str, Any]]], after: dict[str, list[d
         shared = sorted(set.intersection(*columns)) if columns else []
         values = [sorted(str([row[column] for column in shared]) for row in state[table]) for state in (before, after)]
         assert values[0] == values[1], f"{table} at {where}"
+
+
+def test_keys_get_the_lifetime_that_their_expiry_shows(empty_database_url: str) -> None:
+    command.upgrade(config(empty_database_url), "0033")
+    owner = Database(empty_database_url, SYSTEM)
+    created = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.UTC)
+    seconds = {"key_endless": None, "key_month": 30 * 86_400, "key_ended": 0}
+    table = Base.metadata.tables["api_keys"]
+    with owner.session() as session:
+        for id, lifetime in seconds.items():
+            expires_at = None if lifetime is None else created + datetime.timedelta(seconds=lifetime)
+            values = {"id": id, "name": "key", "scopes": ["admin"], "secret_hash": "", "created_at": created}
+            session.execute(table.insert().values(values | {"expires_at": expires_at}))
+    upgrade(empty_database_url)
+    with owner.session() as session:
+        stored = dict(session.execute(select(table.c.id, table.c.lifetime_seconds)).all())
+    owner.dispose()
+    assert stored == seconds | {"key_ended": 1}
 
 
 def test_stored_responses_are_deleted_with_their_tenant(database: Database) -> None:

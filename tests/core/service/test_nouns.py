@@ -176,10 +176,10 @@ def test_last_administrators_key_is_never_made_to_expire(database: Database) -> 
     with pytest.raises(LastAdminKey):
         change(first)
     with pytest.raises(LastAdminKey), database.session() as session:
-        keys.rotate(session, first, overlap_seconds=0, lifetime_seconds=1)
+        keys.rotate(session, first, 0, {"lifetime_seconds": 1})
     with database.session() as session:
         assert keys.change(session, first, {"name": "renamed", "lifetime_seconds": None}).expires_at is None
-        second = keys.rotate(session, first, overlap_seconds=3600).row.id
+        second = keys.rotate(session, first, 3600, {}).row.id
     with pytest.raises(LastAdminKey), database.session() as session:
         keys.revoke(session, second)  # the first one works for an hour only
     with database.session() as session:
@@ -210,7 +210,7 @@ def test_last_administrators_key_is_rotated_but_never_revoked(database: Database
     with pytest.raises(LastAdminKey), database.session() as session:
         keys.revoke(session, first)
     with database.session() as session:
-        second = keys.rotate(session, first, overlap_seconds=3600).row.id
+        second = keys.rotate(session, first, 3600, {}).row.id
 
     def revoke(id: str) -> None:
         with database.session() as session:

@@ -2,7 +2,7 @@
 """Client calls that need an administrator's API key: tenants, their API keys, adapters, workers, audit log."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from difffit._sync.session import Pages, Session, given, receipt
 from difffit.models import (
@@ -99,15 +99,20 @@ class Keys:
     ) -> Key:
         """Changes an API key's name or lifetime. None keeps the current value. A new lifetime starts now; `"endless"`
         removes the expiry date."""
-        body: dict[str, Any] = given({"name": name, "lifetime_seconds": lifetime_seconds})
-        if lifetime_seconds == "endless":
-            body["lifetime_seconds"] = None
+        body = {**given({"name": name}), **_lifetime(lifetime_seconds)}
         return self._session.call("PATCH", "/v1/admin/keys/{id}", Key, body=body, id=id)
 
-    def rotate(self, id: str, *, overlap_seconds: int | None = None, lifetime_seconds: int | None = None) -> KeyIssued:
-        """Replaces an API key by a new one. The old key keeps working for `overlap_seconds`. If the server's response
-        is lost, replaces the new key once more, without overlap."""
-        path, body = "/v1/admin/keys/{id}/rotate", given({"lifetime_seconds": lifetime_seconds})
+    def rotate(
+        self,
+        id: str,
+        *,
+        overlap_seconds: int | None = None,
+        lifetime_seconds: int | Literal["endless"] | None = None,
+    ) -> KeyIssued:
+        """Replaces an API key by a new one. The old key keeps working for `overlap_seconds`. The new one gets the
+        lifetime of the old one, unless `lifetime_seconds` is given; with `"endless"` it never expires. If the server's
+        response is lost, replaces the new key once more, without overlap."""
+        path, body = "/v1/admin/keys/{id}/rotate", _lifetime(lifetime_seconds)
         first = {**body, **given({"overlap_seconds": overlap_seconds})}
         issued = self._session.call("POST", path, KeyIssued, body=first, id=id)
         while issued.key is None:
@@ -176,3 +181,8 @@ class Admin:
     def deletion(self, id: str) -> DeletionReceipt:
         """Returns the receipt of a deletion. Its `done_at` is set when everything has been deleted."""
         return self._session.call("GET", "/v1/admin/deletions/{id}", DeletionReceipt, id=id)
+
+
+def _lifetime(seconds: int | Literal["endless"] | None) -> dict[str, int | None]:
+    """Returns the field `lifetime_seconds` of a request, null for `"endless"`; no field for None."""
+    return {} if seconds is None else {"lifetime_seconds": None if seconds == "endless" else seconds}

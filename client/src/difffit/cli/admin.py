@@ -28,9 +28,7 @@ app.add_typer(keys, name="keys")
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Id of the tenant.")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
-LifetimeOption = Annotated[
-    int | None, typer.Option("--expires-in-days", min=1, help="Days until the key expires. Never, when omitted.")
-]
+EndlessOption = Annotated[bool, typer.Option("--never-expires", "--endless", help="The key never expires.")]
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="List only this tenant, by id.")]
 _TENANT = ("id", "name", "weight", "quotas", "keep_image_days", "created_at")
 
@@ -109,7 +107,9 @@ def create_key(
     tenant: TenantArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Label of the key.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="The key can read but not change anything.")] = False,
-    days: LifetimeOption = None,
+    days: Annotated[
+        int | None, typer.Option("--expires-in-days", min=1, help="Days until the key expires. Never, when omitted.")
+    ] = None,
 ) -> None:
     """Create an API key for a tenant. The key is shown only now."""
     issued = state.client.admin.keys.create(tenant, name, ["read"] if read_only else None, in_seconds(days, DAY))
@@ -136,13 +136,14 @@ def update_key(
     state: State,
     key: KeyArgument,
     name: Annotated[str | None, typer.Option(help="New name.")] = None,
-    days: LifetimeOption = None,
-    endless: Annotated[bool, typer.Option("--never-expires", "--endless", help="Remove the expiry date.")] = False,
+    days: Annotated[
+        int | None,
+        typer.Option("--expires-in-days", min=1, help="Days from now until the key expires. Unchanged, when omitted."),
+    ] = None,
+    endless: EndlessOption = False,
 ) -> None:
     """Change an API key's name or expiry date."""
-    changed = state.client.admin.keys.update(
-        key, name=name, lifetime_seconds="endless" if endless else in_seconds(days, DAY)
-    )
+    changed = state.client.admin.keys.update(key, name=name, lifetime_seconds=_lifetime(days, endless))
     state.show(changed, record(changed, "id", "name", "scopes", "expires_at"))
 
 
@@ -151,11 +152,19 @@ def rotate_key(
     state: State,
     key: KeyArgument,
     overlap: Annotated[int | None, typer.Option(min=0, help="Hours for which the old key keeps working.")] = None,
-    days: LifetimeOption = None,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            "--expires-in-days",
+            min=1,
+            help="Days until the new key expires. When omitted, it gets the lifetime of the old key.",
+        ),
+    ] = None,
+    endless: EndlessOption = False,
 ) -> None:
     """Replace an API key with a new one. The new key is shown only now."""
     issued = state.client.admin.keys.rotate(
-        key, overlap_seconds=in_seconds(overlap, HOUR), lifetime_seconds=in_seconds(days, DAY)
+        key, overlap_seconds=in_seconds(overlap, HOUR), lifetime_seconds=_lifetime(days, endless)
     )
     state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
 
@@ -263,6 +272,13 @@ def audit(
         "tenant": lambda entry: entry.tenant_id,
     }
     state.show(entries, table(entries, columns))
+
+
+def _lifetime(days: int | None, endless: bool) -> int | Literal["endless"] | None:
+    """Returns the lifetime in seconds, for the SDK. Raises BadParameter if both options are given."""
+    if endless and days is not None:
+        raise typer.BadParameter("Use --never-expires or --expires-in-days, not both.", param_hint="--never-expires")
+    return "endless" if endless else in_seconds(days, DAY)
 
 
 def _quota(text: str) -> tuple[str, int]:

@@ -44,3 +44,6 @@ class ApiKey(TenantOwned, Base):
     expires_at: Mapped[datetime.datetime | None]
     revoked_at: Mapped[datetime.datetime | None]
     last_used_at: Mapped[datetime.datetime | None]
+    lifetime_seconds: Mapped[int | None]
+    """Lifetime that was last set, which a successor gets too; None for a key that never expires. A rotation changes the
+    old key's `expires_at`, but not this."""
