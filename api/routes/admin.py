@@ -38,7 +38,7 @@ Filter = Annotated[Identifier | None, Query()]
 def create_tenant(body: TenantCreate, database: DatabaseDep, admin: AdminDep) -> TenantOut:
     """Create a tenant: an account with its own API keys, domains and quotas."""
     with database.session(admin) as session:
-        return TenantOut.model_validate(tenants.create(session, body.name))
+        return TenantOut.model_validate(tenants.create(session, body.name, body.weight, body.quotas))
 
 
 @router.get("/tenants", operation_id="list_tenants")

@@ -99,8 +99,9 @@ class Output(BaseModel):
 
 def optional(description: str | None = None) -> Any:
     """Returns a field of a PATCH body that clients may omit. An omitted field keeps its value, unlike one sent as
-    null."""
-    return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None))
+    null. Without `description` it has that of its type."""
+    described: dict[str, Any] = {} if description is None else {"description": description}
+    return Field(default=None, json_schema_extra=lambda schema: schema.pop("default", None), **described)
 
 
 Row = TypeVar("Row")

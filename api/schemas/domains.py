@@ -12,7 +12,7 @@ class DomainChange(Input):
     """Changes of a domain. Omitted fields do not change."""
 
     name: Name = optional("Unique among your domains.")
-    description: Description = optional()
+    description: Description = optional("Text for people.")
     keep_image_days: KeptDays | None = optional(KEPT_DAYS)
     keep_favourites: bool = optional(KEPT_FAVOURITES)
 

@@ -9,8 +9,8 @@ Quotas = Annotated[
     dict[QuotaName, Annotated[int, Field(ge=0, lt=2**53), WHOLE]],
     Field(
         examples=[{"images_per_day": 1000}],
-        description="The tenant's own limits by name. They replace all earlier ones; the service's limits apply to the "
-        "rest.",
+        description="The tenant's own limits by name. A change replaces all earlier ones. The service's limits apply "
+        "to the rest.",
     ),
 ]
 Lifetime = Annotated[int, Field(ge=1, le=10 * 366 * 86_400, examples=[90 * 86_400]), WHOLE]
@@ -23,6 +23,8 @@ Scopes = Annotated[list[Literal["read", "write"]], Field(fail_fast=True, min_len
 
 class TenantCreate(Input):
     name: Name = Field(description="Unique among tenants.")
+    weight: Weight = 1.0
+    quotas: Quotas = Field(default_factory=dict)
 
 
 class TenantChange(Input):

@@ -1,6 +1,6 @@
 """Tenants, which administrators create, change and delete."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,16 +12,18 @@ from core.service.db.models import Deletion, Tenant
 from core.service.db.names import named_once
 from core.service.db.paging import Page, PageRequest, fetch_page
 from core.service.errors import NameTaken
+from core.service.quotas import QuotaName
 
 
-def create(session: Session, name: str) -> Tenant:
-    """Creates a tenant with default quotas. Raises NameTaken."""
+def create(session: Session, name: str, weight: float = 1.0, quotas: Mapping[QuotaName, int] | None = None) -> Tenant:
+    """Creates a tenant. The service's limits apply to quotas that are not given. Raises NameTaken."""
     _check_free(session, name)
-    tenant = Tenant(id=new_id("ten"), name=name, weight=1.0, quotas={})
+    tenant = Tenant(id=new_id("ten"), name=name, weight=weight, quotas=dict(quotas or {}))
     session.add(tenant)
     with named_once(session, "tenant", name):
         session.flush()
-    audit.record(session, "tenant.create", tenant.id, tenant_id=tenant.id)
+    detail = {"weight": weight, "quotas": tenant.quotas}
+    audit.record(session, "tenant.create", tenant.id, tenant_id=tenant.id, detail=detail)
     return tenant
 
 

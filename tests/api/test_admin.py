@@ -31,6 +31,13 @@ def test_tenant_is_created_changed_and_deleted(admin: Client, name: str) -> None
         problem(answer, 404, "not_found")
 
 
+def test_tenant_is_created_with_its_weight_and_quotas(admin: Client, name: str) -> None:
+    tenant = admin.made("/v1/admin/tenants", {"name": name, "weight": 2.5, "quotas": {"webhooks": 3}})
+    assert (tenant["weight"], tenant["quotas"]) == (2.5, {"webhooks": 3})
+    for body in ({"weight": 0}, {"quotas": {"images": 1}}):
+        problem(admin.post("/v1/admin/tenants", {"name": f"{name} 2", **body}), 422, "invalid_request")
+
+
 def test_tenants_are_searched_by_a_part_of_their_name(admin: Client, name: str) -> None:
     tenant = admin.made("/v1/admin/tenants", {"name": f"{name} 100%"})
     for part in (name, name[7:].upper(), "100%"):

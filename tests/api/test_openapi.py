@@ -139,6 +139,7 @@ def test_every_field_of_a_request_has_limits_and_a_description(document: Documen
         "UploadedPart",
         "DomainCreate",
         "TenantCreate",
+        "TenantChange",
         "KeyCreate",
         "KeyChange",
         "KeyRotate",
@@ -155,6 +156,13 @@ def test_every_field_of_a_request_has_limits_and_a_description(document: Documen
                 assert {"maximum", "exclusiveMaximum"} & set(described), f"{name}.{field}"
             if described.get("type") == "string" and "enum" not in described and "const" not in described:
                 assert "maxLength" in described, f"{name}.{field}"
+
+
+def test_every_field_of_a_change_has_a_description(document: Document) -> None:
+    schemas = {name: schema for name, schema in document["components"]["schemas"].items() if name.endswith("Change")}
+    assert {"TenantChange", "DomainChange"} <= set(schemas)
+    fields = {f"{name}.{field}": value for name in schemas for field, value in schemas[name]["properties"].items()}
+    assert [name for name, field in fields.items() if not field.get("description")] == []
 
 
 def test_defaults_are_those_of_the_services(document: Document) -> None:

@@ -383,21 +383,16 @@ def test_command_of_the_server_package_is_explained_without_it(monkeypatch: pyte
 
 
 def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> None:
-    tenant = admin_shell.json("admin", "tenants", "create", "By command")
-    updated = (
-        "admin",
-        "tenants",
-        "update",
-        tenant["id"],
-        "--weight",
-        2,
-        "--quota",
-        "images_per_day=5",
-        "--quota",
-        "active_finetunes=1",
-    )
-    assert admin_shell.json(*updated)["quotas"] == {"images_per_day": 5, "active_finetunes": 1}
-    assert admin_shell.run("admin", "tenants", "update", tenant["id"], "--quota", "images").exit_code == 2
+    quotas = ("--quota", "images_per_day=5", "--quota", "active_finetunes=1")
+    tenant = admin_shell.json("admin", "tenants", "create", "By command", "--weight", 2, *quotas)
+    assert (tenant["weight"], tenant["quotas"]) == (2, {"images_per_day": 5, "active_finetunes": 1})
+    update = ("admin", "tenants", "update", tenant["id"])
+    changed = admin_shell.json(*update, "--quota", "webhooks=3", "--quota", "images_per_day=default")
+    assert changed["quotas"] == {"active_finetunes": 1, "webhooks": 3}
+    removed = admin_shell.json(*update, "--quota", "active_finetunes=default", "--quota", "webhooks=default")
+    assert (removed["weight"], removed["quotas"]) == (2, {})
+    assert admin_shell.run(*update, "--quota", "images").exit_code == 2
+    assert admin_shell.run(*update, "--quota", "images=3").exit_code == 6
     assert "By command" in admin_shell.text("admin", "tenants", "get", tenant["id"])
     key = admin_shell.json("admin", "keys", "create", tenant["id"], "laptop", "--read-only")
     assert key["scopes"] == ["read"]

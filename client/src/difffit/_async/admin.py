@@ -31,9 +31,12 @@ class AsyncTenants:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def create(self, name: str) -> Tenant:
-        """Creates a tenant. Raises NameTaken."""
-        return await self._session.call("POST", "/v1/admin/tenants", Tenant, body={"name": name})
+    async def create(
+        self, name: str, *, weight: float | None = None, quotas: Mapping[str, int] | None = None
+    ) -> Tenant:
+        """Creates a tenant. The service's limits apply to quotas that are not given. Raises NameTaken."""
+        body = given({"name": name, "weight": weight, "quotas": quotas})
+        return await self._session.call("POST", "/v1/admin/tenants", Tenant, body=body)
 
     def list(self, limit: int | None = None, *, name: str | None = None) -> AsyncPages[Tenant]:
         """Yields all tenants, newest first. With `name`, yields only those whose name contains this text, in upper or

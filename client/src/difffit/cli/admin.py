@@ -1,5 +1,6 @@
 """Commands of `difffit admin`, which need an administrator's API key."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import typer
@@ -29,16 +30,30 @@ app.add_typer(keys, name="keys")
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Id of the tenant.")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
 EndlessOption = Annotated[bool, typer.Option("--never-expires", "--endless", help="The key never expires.")]
+WeightOption = Annotated[
+    float | None, typer.Option("--weight", help="Weight of the tenant's share of the device. Others have 1 by default.")
+]
+QuotaOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--quota",
+        metavar="NAME=NUMBER",
+        help="A limit of its own, such as images_per_day=1000. Repeatable. NAME=default removes it.",
+    ),
+]
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="List only this tenant, by id.")]
 _TENANT = ("id", "name", "weight", "quotas", "keep_image_days", "created_at")
 
 
 @command(tenants, "create")
 def create_tenant(
-    state: State, name: Annotated[str, typer.Argument(metavar="NAME", help="Unique among tenants.")]
+    state: State,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Unique among tenants.")],
+    weight: WeightOption = None,
+    quota: QuotaOption = None,
 ) -> None:
     """Create a tenant."""
-    tenant = state.client.admin.tenants.create(name)
+    tenant = state.client.admin.tenants.create(name, weight=weight, quotas=_quotas({}, quota or []))
     state.show(tenant, record(tenant, *_TENANT))
 
 
@@ -71,17 +86,13 @@ def update_tenant(
     state: State,
     tenant: TenantArgument,
     name: Annotated[str | None, typer.Option(help="New name.")] = None,
-    weight: Annotated[
-        float | None, typer.Option(help="Weight of the tenant's share of the device, relative to other tenants.")
-    ] = None,
-    quota: Annotated[
-        list[str] | None, typer.Option(help="A limit, such as images_per_day=1000. Repeatable. Replaces all quotas.")
-    ] = None,
+    weight: WeightOption = None,
+    quota: QuotaOption = None,
     keep_image_days: KeepImageDaysOption = None,
     keep_favourites: KeepFavouritesOption = None,
 ) -> None:
-    """Change a tenant's name, weight, quotas or retention of images."""
-    quotas = dict(_quota(text) for text in quota) if quota else None
+    """Change a tenant's name, weight, quotas or retention of images. Other quotas stay."""
+    quotas = _quotas(state.client.admin.tenants.get(tenant).quotas, quota) if quota else None
     changed = state.client.admin.tenants.update(
         tenant,
         name=name,
@@ -281,10 +292,18 @@ def _lifetime(days: int | None, endless: bool) -> int | Literal["endless"] | Non
     return "endless" if endless else in_seconds(days, DAY)
 
 
-def _quota(text: str) -> tuple[str, int]:
-    name, separator, value = text.partition("=")
-    if not separator or not value.isdecimal():
-        raise typer.BadParameter(
-            f"'{text}' is not a quota. Write NAME=NUMBER, such as images_per_day=1000.", param_hint="--quota"
-        )
-    return name, int(value)
+def _quotas(own: Mapping[str, int], changes: list[str]) -> dict[str, int]:
+    """Returns a tenant's own quotas after changes of the form NAME=NUMBER or NAME=default."""
+    quotas = dict(own)
+    for change in changes:
+        name, separator, value = change.partition("=")
+        if separator and value == "default":
+            quotas.pop(name, None)
+        elif separator and value.isdecimal():
+            quotas[name] = int(value)
+        else:
+            raise typer.BadParameter(
+                f"'{change}' is not a quota. Write NAME=NUMBER, such as images_per_day=1000, or NAME=default.",
+                param_hint="--quota",
+            )
+    return quotas
