@@ -12,6 +12,7 @@ from api.schemas.adapters import AdapterStatus, AdapterTotals, AdminAdapterOut
 from api.schemas.common import Identifier, Listing, Name, changes, listing
 from api.schemas.deletions import DeletionOut, DeletionReceiptOut
 from api.schemas.tenants import (
+    AdminKeyCreate,
     KeyChange,
     KeyCreate,
     KeyIssued,
@@ -88,6 +89,21 @@ def list_keys(id: str, database: DatabaseDep, admin: AdminDep, page: PageDep) ->
     """List a tenant's API keys, newest first, without the keys themselves."""
     with database.reading(admin) as session:
         return listing(keys.page(session, id, page), KeyOut.model_validate)
+
+
+@router.post("/keys", status_code=201, operation_id="create_admin_key")
+def create_admin_key(body: AdminKeyCreate, database: DatabaseDep, admin: AdminDep) -> KeyIssued:
+    """Create an administrator's API key, so that each administrator has one and the audit log tells them apart. Only
+    this response contains the key itself."""
+    with database.session(admin) as session:
+        return _issued(keys.issue_admin(session, body.name, body.lifetime_seconds))
+
+
+@router.get("/keys", operation_id="list_admin_keys")
+def list_admin_keys(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listing[KeyOut]:
+    """List the administrators' API keys, newest first, without the keys themselves."""
+    with database.reading(admin) as session:
+        return listing(keys.page(session, None, page), KeyOut.model_validate)
 
 
 @router.patch("/keys/{id}", operation_id="change_key", responses=problems(NotFound, KeyRevoked, LastAdminKey))

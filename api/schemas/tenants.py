@@ -49,6 +49,11 @@ class TenantOut(Output):
     created_at: Time
 
 
+class AdminKeyCreate(Input):
+    name: Name = Field(description="Label of the key, such as its owner's name.", examples=["Ada"])
+    lifetime_seconds: Lifetime | None = Field(None, description="Seconds until the key expires. Never, when omitted.")
+
+
 class KeyCreate(Input):
     name: Name = Field(description="Label of the key.", examples=["Web shop"])
     scopes: Scopes | None = Field(None, description="Permissions of the key. Both by default.")
@@ -74,7 +79,7 @@ class KeyRotate(Input):
 class KeyOut(Output):
     id: str = Field(examples=["key_01m84b6j222zcre9wxh8wwd3ch"])
     name: str
-    tenant_id: str | None
+    tenant_id: str | None = Field(description="Null for an administrator's key.")
     scopes: list[str] = Field(examples=[["read", "write"]])
     created_at: Time
     expires_at: Time | None

@@ -49,9 +49,16 @@ def issue(
     return _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), lifetime_seconds)
 
 
-def page(session: Session, tenant_id: str, request: PageRequest) -> Page[ApiKey]:
-    """Returns a page of a tenant's API keys, newest first. Raises NotFound, InvalidCursor."""
-    tenants.get(session, tenant_id)
+def issue_admin(session: Session, name: str, lifetime_seconds: int | None = None) -> IssuedKey:
+    """Creates an administrator's API key. Without `lifetime_seconds` it is valid until it is revoked."""
+    return _issue(session, None, name, ["admin"], lifetime_seconds)
+
+
+def page(session: Session, tenant_id: str | None, request: PageRequest) -> Page[ApiKey]:
+    """Returns a page of a tenant's API keys, or with None of the administrators' ones, newest first. Raises NotFound,
+    InvalidCursor."""
+    if tenant_id is not None:
+        tenants.get(session, tenant_id)
     return fetch_page(session, select(ApiKey).where(ApiKey.tenant_id == tenant_id), ApiKey.id, request)
 
 
@@ -151,7 +158,7 @@ def ensure_admin_key(session: Session, configured: str | None) -> str | None:
     if configured is None:
         if _any_admin_key(session):
             return None
-        return _issue(session, None, "first admin", ["admin"], None).key
+        return issue_admin(session, "first admin").key
     key = find(session, ApiKey, _FIRST_ADMIN_KEY, lock=True)
     if key is None:
         key = ApiKey(id=_FIRST_ADMIN_KEY, tenant_id=None, name="DIFFFIT_ADMIN_KEY", scopes=["admin"], secret_hash="")

@@ -157,6 +157,34 @@ def test_last_administrators_key_cannot_be_ended(admin: Client) -> None:
     assert admin.read("/v1/key")["revoked_at"] is None
 
 
+def test_administrators_keys_are_created_listed_rotated_and_revoked(api: Api, admin: Client) -> None:
+    path, own = "/v1/admin/keys", admin.read("/v1/key")["id"]
+    created = admin.made(path, {"name": "Ada", "lifetime_seconds": 7200})
+    assert (created["tenant_id"], created["scopes"], created["name"]) == (None, ["admin"], "Ada")
+    assert lifetime(created) == pytest.approx(7200, abs=60)
+    ada = api.client(created["key"])
+    problem(ada.delete(f"{path}/{own}"), 409, "last_admin_key")  # hers expires
+    rotated = ada.made(f"{path}/{created['id']}/rotate", {"overlap_seconds": 0, "lifetime_seconds": None})
+    problem(ada.get(path), 401, "unauthenticated")
+    first = api.client(rotated["key"]).read(path, params={"limit": 1})
+    second = admin.read(path, params={"limit": 1, "cursor": first["next_cursor"]})
+    listed = first["data"] + second["data"]
+    assert [(key["id"], key["tenant_id"]) for key in listed] == [(rotated["id"], None), (created["id"], None)]
+    assert all("key" not in key for key in listed)
+    assert admin.delete(f"{path}/{rotated['id']}").status_code == 204
+    problem(admin.delete(f"{path}/{own}"), 409, "last_admin_key")
+    entries = admin.read("/v1/admin/audit", params={"limit": 100})["data"]
+    actors = {entry["target"]: entry["actor_key_id"] for entry in entries if entry["action"] == "key.create"}
+    assert (actors[created["id"]], actors[rotated["id"]]) == (own, created["id"])
+
+
+def test_invalid_administrators_keys_are_rejected(admin: Client, tenant: Client) -> None:
+    for body in ({"name": ""}, {"name": "k", "lifetime_seconds": 0}, {"name": "k", "scopes": ["admin"]}):
+        problem(admin.post("/v1/admin/keys", body), 422, "invalid_request")
+    for response in (tenant.get("/v1/admin/keys"), tenant.post("/v1/admin/keys", {"name": "mine"})):
+        problem(response, 403, "forbidden")
+
+
 def test_every_change_of_a_key_is_in_the_audit_log(api: Api, admin: Client) -> None:
     id = key_id(api.tenant(f"audited {uuid.uuid4()}"))
     path = f"/v1/admin/keys/{id}"

@@ -21,6 +21,8 @@ GET /v1/admin/tenants/{id} 200
 PATCH /v1/admin/tenants/{id} 200
 DELETE /v1/admin/tenants/{id} 204
 POST /v1/admin/tenants/{id}/keys 201
+POST /v1/admin/keys 201
+GET /v1/admin/keys 200
 PATCH /v1/admin/keys/{id} 200
 POST /v1/admin/keys/{id}/rotate 201
 DELETE /v1/admin/keys/{id} 204
@@ -140,6 +142,7 @@ def test_every_field_of_a_request_has_limits_and_a_description(document: Documen
         "DomainCreate",
         "TenantCreate",
         "TenantChange",
+        "AdminKeyCreate",
         "KeyCreate",
         "KeyChange",
         "KeyRotate",

@@ -400,6 +400,9 @@ def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> N
     assert "laptop" in admin_shell.text("admin", "keys", "list", tenant["id"])
     assert admin_shell.json("admin", "keys", "update", key["id"], "--expires-in-days", 3)["expires_at"]
     assert admin_shell.json("admin", "keys", "update", key["id"], "--never-expires")["expires_at"] is None
+    colleague = admin_shell.json("admin", "keys", "create-admin", "Ada", "--expires-in-days", 1)
+    assert "Ada" in Shell(server.url, colleague["key"]).text("admin", "keys", "list")
+    admin_shell.json("admin", "keys", "revoke", colleague["id"], "--yes")
     rotate = ("admin", "keys", "rotate", key["id"], "--overlap", 60)
     assert admin_shell.json(*rotate, "--expires-in-days", 3)["expires_at"]
     assert admin_shell.json(*rotate, "--never-expires")["expires_at"] is None

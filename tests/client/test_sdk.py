@@ -292,6 +292,10 @@ def test_admin_manages_tenants_and_keys(admin: Client, drawable: Drawable, serve
     assert (rotated.name, rotated.scopes) == ("phone", ["read"])
     with Client(server.url, key.key) as old, pytest.raises(errors.Unauthenticated):
         old.usage()
+    colleague = admin.admin.keys.create_admin("Ada", 3600)
+    with Client(server.url, colleague.key) as other:
+        assert colleague.id in [row.id for row in other.admin.keys.list_admin()]
+        other.admin.keys.revoke(colleague.id)
     expiring = admin.admin.keys.rotate(rotated.id, lifetime_seconds=60)
     endless = admin.admin.keys.rotate(expiring.id, lifetime_seconds="endless")
     assert (rotated.expires_at, endless.expires_at) == (None, None)

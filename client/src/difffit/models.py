@@ -401,6 +401,7 @@ class KeyIssued(BaseModel):
     id: str
     name: str
     tenant_id: str | None
+    """Null for an administrator's key."""
     scopes: list[str]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
@@ -415,6 +416,7 @@ class Key(BaseModel):
     id: str
     name: str
     tenant_id: str | None
+    """Null for an administrator's key."""
     scopes: list[str]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None
@@ -464,6 +466,7 @@ class OwnKey(BaseModel):
     id: str
     name: str
     tenant_id: str | None
+    """Null for an administrator's key."""
     scopes: list[str]
     created_at: AwareDatetime
     expires_at: AwareDatetime | None

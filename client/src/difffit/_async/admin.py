@@ -1,7 +1,7 @@
 """Client calls that need an administrator's API key: tenants, their API keys, adapters, workers, audit log."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from difffit._async.session import AsyncPages, AsyncSession, given, receipt
 from difffit.models import (
@@ -84,17 +84,20 @@ class AsyncKeys:
     ) -> KeyIssued:
         """Creates an API key for a tenant. Only the returned object contains the secret, in its field `key`. If the
         server's response is lost, revokes the created API key and creates another one."""
-        path = "/v1/admin/tenants/{id}/keys"
         body = given({"name": name, "scopes": scopes, "lifetime_seconds": lifetime_seconds})
-        issued = await self._session.call("POST", path, KeyIssued, body=body, id=tenant_id)
-        while issued.key is None:
-            await self.revoke(issued.id)
-            issued = await self._session.call("POST", path, KeyIssued, body=body, id=tenant_id)
-        return issued
+        return await self._create("/v1/admin/tenants/{id}/keys", body, id=tenant_id)
+
+    async def create_admin(self, name: str, lifetime_seconds: int | None = None) -> KeyIssued:
+        """Creates an administrator's API key, like `create`."""
+        return await self._create("/v1/admin/keys", given({"name": name, "lifetime_seconds": lifetime_seconds}))
 
     def list(self, tenant_id: str, limit: int | None = None) -> AsyncPages[Key]:
         """Yields the tenant's API keys, newest first, without their secrets."""
         return self._session.pages("/v1/admin/tenants/{id}/keys", KeyList, limit, id=tenant_id)
+
+    def list_admin(self, limit: int | None = None) -> AsyncPages[Key]:
+        """Yields the administrators' API keys, newest first, without their secrets."""
+        return self._session.pages("/v1/admin/keys", KeyList, limit)
 
     async def update(
         self, id: str, *, name: str | None = None, lifetime_seconds: int | Literal["endless"] | None = None
@@ -125,6 +128,13 @@ class AsyncKeys:
     async def revoke(self, id: str) -> None:
         """Revokes the API key, which stops working immediately."""
         await self._session.send("DELETE", "/v1/admin/keys/{id}", id=id)
+
+    async def _create(self, path: str, body: Mapping[str, Any], **ids: str) -> KeyIssued:
+        issued = await self._session.call("POST", path, KeyIssued, body=body, **ids)
+        while issued.key is None:
+            await self.revoke(issued.id)
+            issued = await self._session.call("POST", path, KeyIssued, body=body, **ids)
+        return issued
 
 
 class AsyncAdmin:

@@ -23,12 +23,15 @@ app = typer.Typer(
     help="Manage tenants, keys, adapters and workers. Needs an administrator's key.", no_args_is_help=True
 )
 tenants = typer.Typer(help="Manage tenants.", no_args_is_help=True)
-keys = typer.Typer(help="Manage the API keys of tenants.", no_args_is_help=True)
+keys = typer.Typer(help="Manage the API keys of tenants and administrators.", no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Id of the tenant.")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
+NewLifetimeOption = Annotated[
+    int | None, typer.Option("--expires-in-days", min=1, help="Days until the key expires. Never, when omitted.")
+]
 EndlessOption = Annotated[bool, typer.Option("--never-expires", "--endless", help="The key never expires.")]
 WeightOption = Annotated[
     float | None, typer.Option("--weight", help="Weight of the tenant's share of the device. Others have 1 by default.")
@@ -118,19 +121,34 @@ def create_key(
     tenant: TenantArgument,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Label of the key.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="The key can read but not change anything.")] = False,
-    days: Annotated[
-        int | None, typer.Option("--expires-in-days", min=1, help="Days until the key expires. Never, when omitted.")
-    ] = None,
+    days: NewLifetimeOption = None,
 ) -> None:
     """Create an API key for a tenant. The key is shown only now."""
     issued = state.client.admin.keys.create(tenant, name, ["read"] if read_only else None, in_seconds(days, DAY))
-    state.show(issued, record(issued, "id", "name", "scopes", "key"))
+    state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
+
+
+@command(keys, "create-admin")
+def create_admin_key(
+    state: State,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Label of the key, such as its owner's name.")],
+    days: NewLifetimeOption = None,
+) -> None:
+    """Create an administrator's API key. The key is shown only now."""
+    issued = state.client.admin.keys.create_admin(name, in_seconds(days, DAY))
+    state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
 
 
 @command(keys, "list")
-def list_keys(state: State, tenant: TenantArgument) -> None:
-    """List a tenant's API keys, without their secrets."""
-    rows = list(state.client.admin.keys.list(tenant))
+def list_keys(
+    state: State,
+    tenant: Annotated[
+        str | None, typer.Argument(metavar="[TENANT]", help="Id of the tenant. The administrators' keys, when omitted.")
+    ] = None,
+) -> None:
+    """List a tenant's API keys, or the administrators' ones, without their secrets."""
+    listed = state.client.admin.keys
+    rows = list(listed.list_admin() if tenant is None else listed.list(tenant))
     columns = {
         "id": lambda key: key.id,
         "name": lambda key: key.name,
