@@ -14,16 +14,17 @@ from api.app import create_app, prepare
 from api.connections import MESSAGE_BYTES, connection_class
 from api.notifier import Notifier
 from core.artifact.errors import CoreError
-from core.service.config import Settings, get_settings
+from core.service.command_line import read_settings
+from core.service.config import Settings
 
 _FILES_OF_OUR_OWN = 500
 """Number of files that the process may open in addition to connections, for the database, uploads and assets."""
 
 
 def main() -> None:
+    settings = read_settings("api", __doc__, "The API cannot start")
     os.umask(0o077)  # only this user may read the database and the objects
     try:
-        settings = get_settings()
         app = create_app(settings)
         prepare(app.state.services)
     except (CoreError, ValueError) as error:

@@ -2,11 +2,22 @@
 newest schema version."""
 
 import os
+import sys
 
-from core.service.config import get_settings
+from core.artifact.errors import CoreError
+from core.service.command_line import read_settings
 from core.service.db.schema import upgrade
 
-if __name__ == "__main__":
+
+def main() -> None:
+    settings = read_settings("migrations", __doc__, "The database cannot be migrated")
     os.umask(0o077)  # only this user may read a new SQLite file
-    upgrade(get_settings().owner_database_url)
+    try:
+        upgrade(settings.owner_database_url)
+    except CoreError as error:
+        sys.exit(f"The database cannot be migrated: {error.detail}")
     print("The database schema is at this version.")
+
+
+if __name__ == "__main__":
+    main()

@@ -158,14 +158,15 @@ def _run(url: str, program: str, *options: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m core.service.backup", description=__doc__, formatter_class=text)
     parser.add_argument("what", choices=("save", "restore"))
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     os.umask(0o077)  # only the current user may read the backup: it has every tenant's data
     try:
         objects = (save if options.what == "save" else restore)(get_settings(), options.folder)
-    except (CoreError, FileExistsError) as error:
+    except (CoreError, FileExistsError, ValueError) as error:
         sys.exit(f"Failed: {error}")
     print(f"Done: the database and {len(objects)} objects.")
 

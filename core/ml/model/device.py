@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from core.artifact.errors import DeviceLost
+from core.artifact.errors import DeviceLost, InvalidRequest
 
 Result = TypeVar("Result")
 
@@ -24,6 +24,7 @@ MEMORY_TRIES = 3
 MEMORY_PAUSE_SECONDS = 0.5
 """Pause between two tries, in which other threads of the process may end their computations and free memory."""
 
+_DEVICE_FIELDS = "DIFFFIT_DEVICE or --device"
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unable to allocate")
 _LOST = (
     "CUDA error",
@@ -68,6 +69,22 @@ def release_memory() -> None:
     if torch.cuda.is_available():
         with memory_lock:
             torch.cuda.empty_cache()
+
+
+def find_device(name: str) -> torch.device:
+    """Returns the device `name`: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU if there is one. Raises InvalidRequest if
+    there is no such device."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InvalidRequest(_DEVICE_FIELDS, f"'{name}' is no device. Use auto, cpu, cuda, or cuda:1.") from None
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        reason = f"there is no '{name}', since torch finds {gpus or 'no'} GPUs."
+        raise InvalidRequest(_DEVICE_FIELDS, f"{reason} Check nvidia-smi, the driver and the torch build.")
+    return device
 
 
 def use_device(device: torch.device) -> None:

@@ -10,7 +10,7 @@ from core.artifact.errors import ChecksumMismatch, InvalidRequest
 from core.artifact.file import check_against, decode
 from core.ml.model.bank import AdapterBank
 from core.ml.model.checkpoint import LoadedBase, load_base
-from core.ml.model.device import has_fp8, use_device
+from core.ml.model.device import find_device, has_fp8, use_device
 from core.ml.serving.cache import AdapterCache
 from core.ml.serving.engine import Engine
 from core.ml.serving.forwards import buckets_for, step_rows
@@ -22,10 +22,8 @@ logger = logging.getLogger(__name__)
 def load_base_on(device: str, reference: str, *, autoencoder: str | None = None, threads: int = 0) -> LoadedBase:
     """Loads the base model `reference` onto a device: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU if there is one. The
     dtype is fp32 on a CPU and bf16 elsewhere. `threads` is torch's number of CPU threads; 0 leaves the choice to torch.
-    Raises BaseMissing, CheckpointInvalid."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    Raises InvalidRequest for a device that does not exist, BaseMissing, CheckpointInvalid."""
+    chosen = find_device(device)
     use_device(chosen)
     if chosen.type == "cpu" and threads:
         torch.set_num_threads(threads)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from core.artifact.errors import ArtifactInvalid, DeviceLost
+from core.artifact.errors import ArtifactInvalid, DeviceLost, InvalidRequest
 from core.ml.model import device
-from core.ml.model.device import check_device, is_lost, is_out_of_memory, with_memory
+from core.ml.model.device import check_device, find_device, is_lost, is_out_of_memory, with_memory
 
 LOST: list[Exception] = [
     torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
@@ -104,3 +104,23 @@ def test_device_is_checked_by_a_small_computation(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "ones", lost)
     with pytest.raises(DeviceLost, match="ECC"):
         check_device(cpu)
+
+
+def test_device_auto_is_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, device_type in ((0, "cpu"), (2, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda count=count: bool(count))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert find_device("auto").type == device_type
+    assert find_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_missing_device_is_rejected_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidRequest, match="'gpu' is no device"):
+        find_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidRequest, match=r"no 'cuda', since torch finds no GPUs\. Check nvidia-smi, the driver"):
+        find_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InvalidRequest, match="no 'cuda:1', since torch finds 1 GPUs"):
+        find_device("cuda:1")
