@@ -356,6 +356,13 @@ class ResultRefused(CoreError):
         super().__init__("The database rejects the job's result. Send the id of this job to the operator.")
 
 
+class DatabaseSignInRejected(CoreError):
+    code, status, title = "database_sign_in_rejected", 500, "Database sign-in rejected"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"PostgreSQL rejects the sign-in ({reason}). Check role, password and database in the URL.")
+
+
 class DatabaseRoleUnfit(CoreError):
     code, status, title = "database_role_unfit", 500, "Database role not accepted"
 
