@@ -12,6 +12,7 @@ from api.deps import Services
 from api.schemas.usage import Readiness
 from api.threads import HEALTH, run_in
 from core.service import fleet
+from core.service.config import QUEUES
 from core.service.db.schema import is_current
 
 logger = structlog.get_logger()
@@ -19,6 +20,7 @@ Answer = TypeVar("Answer")
 
 NO_WORKER = "No worker is alive: jobs wait."
 OTHER_BASE = "The live workers serve another base than the API's DIFFFIT_BASE_MODEL. Set the same base for both."
+UNSERVED = "No live worker has these queues, whose jobs wait: {}. Add them to DIFFFIT_WORKER_QUEUES of a worker."
 _WITHOUT = {
     "storage": "The object store does not respond: uploads and images fail, jobs wait.",
     "broker": "The broker does not respond: workers find their jobs in the database, with a short delay.",
@@ -79,6 +81,9 @@ def _database(services: Services) -> _Database:
         workers = [worker for worker in fleet.workers(session) if worker.healthy]
         agree = fleet.all_hold(session, services.settings.base_model)
     warnings = {} if workers else {"worker": NO_WORKER}
+    unserved = set(QUEUES).difference(*(worker.queues for worker in workers))
+    if workers and unserved:
+        warnings["queues"] = UNSERVED.format(", ".join(sorted(unserved)))
     return _Database({}, len(workers), warnings if agree else {**warnings, "base": OTHER_BASE})
 
 

@@ -96,7 +96,7 @@ class Context:
 
     @property
     def queues(self) -> set[str]:
-        return {queue.strip() for queue in self.settings.worker_queues.split(",")}
+        return set(self.settings.worker_queues.split(","))
 
     @cached_property
     def serves(self) -> tuple[type[Any], ...]:

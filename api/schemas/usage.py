@@ -84,6 +84,6 @@ class Readiness(Output):
     )
     workers: int = Field(description="Number of live workers.")
     warnings: dict[str, str] = Field(
-        description="Failures that affect only some requests, by name: storage, broker, worker, base.",
+        description="Failures that affect only some requests, by name: storage, broker, worker, queues, base.",
         examples=[{"worker": "No worker is alive: jobs wait."}],
     )

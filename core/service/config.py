@@ -1,6 +1,7 @@
 """Settings, read from environment variables with the prefix DIFFFIT_ or from a `.env` file. No other module reads the
 environment."""
 
+import difflib
 import ipaddress
 import logging
 from functools import lru_cache
@@ -8,15 +9,19 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from core.service.extras import how_to_install, is_installed
 
 logger = logging.getLogger(__name__)
 _PREFIX = "DIFFFIT_"
+_CLIENTS = {"api_key", "config", "profile", "url"}
+"""Variables with the prefix that the `difffit` command reads."""
 _SECRET_CHARACTERS = 32
+QUEUES = ("datasets", "finetune", "generate")
+"""Names of the queues, one for each kind of job."""
 UPLOAD_FORM_BYTES = 2**20
 """Max bytes of an upload's multipart form in addition to the uploaded file."""
 
@@ -264,7 +269,7 @@ class Settings(BaseSettings):
     """Max concurrent jobs of all kinds in one worker. Generations get what `concurrent_datasets` and
     `concurrent_finetunes` leave of it, at least 2. None allows as many generations as the device's largest batch has
     rows, at least 16."""
-    worker_queues: str = "datasets,finetune,generate"
+    worker_queues: str = ",".join(QUEUES)
     """Kinds of jobs that a worker takes, separated by commas."""
     metrics_port: int = 0
     """Port on `host` at which a worker serves Prometheus metrics, without an API key. 0 means none."""
@@ -292,6 +297,14 @@ class Settings(BaseSettings):
             )
         return secret
 
+    @field_validator("database_url", "worker_database_url", "owner_database_url", "storage_url")
+    @classmethod
+    def _known_scheme(cls, url: str, info: ValidationInfo) -> str:
+        schemes = ("file", "s3") if info.field_name == "storage_url" else ("sqlite", "postgresql")
+        if url and url.partition(":")[0].partition("+")[0] not in schemes:
+            raise ValueError(f"must start with {schemes[0]}:// or {schemes[1]}://")
+        return url
+
     @field_validator("compile")
     @classmethod
     def _report_removed(cls, value: str | None) -> None:
@@ -305,6 +318,16 @@ class Settings(BaseSettings):
         which uvicorn would silently take for a host name."""
         networks = (ipaddress.ip_network(proxy.strip(), strict=False) for proxy in proxies.split(",") if proxy.strip())
         return ",".join(map(str, networks))
+
+    @field_validator("worker_queues")
+    @classmethod
+    def _known_queues(cls, queues: str) -> str:
+        """Returns the queues, separated by commas. Raises ValueError for an unknown one, whose worker would have no
+        jobs."""
+        names = [queue.strip() for queue in queues.split(",")]
+        if not set(names) <= set(QUEUES):
+            raise ValueError(f"must be queues of {', '.join(QUEUES)}, separated by commas")
+        return ",".join(names)
 
     @field_validator("dataset_import_hosts")
     @classmethod
@@ -377,12 +400,25 @@ def get_settings() -> Settings:
     """Returns the settings of this process, read from the environment at the first call. Only entry points call this:
     the API, the worker, migrations and command lines. All other code gets its settings as arguments.
 
-    Raises ValueError with one sentence per invalid variable. The message never contains values, which may be secret.
+    Logs a warning for each variable that looks like a setting and is none. Raises ValueError with one sentence per
+    invalid variable. The message never contains values, which may be secret.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise ValueError(" ".join(map(_sentence, error.errors()))) from None
+    for name in _unknown_variables():
+        near = difflib.get_close_matches(name, Settings.model_fields, 1)
+        advice = f" Did you mean {_PREFIX}{near[0].upper()}?" if near else ""
+        logger.warning("%s%s is not a setting and has no effect.%s", _PREFIX, name.upper(), advice)
+    return settings
+
+
+def _unknown_variables() -> list[str]:
+    read = EnvSettingsSource(Settings).env_vars.keys() | DotEnvSettingsSource(Settings).env_vars.keys()
+    start = _PREFIX.lower()  # both sources return names in lower case
+    names = {name.removeprefix(start) for name in read if name.startswith(start)}
+    return sorted(names - _CLIENTS - Settings.model_fields.keys())
 
 
 def _sentence(error: ErrorDetails) -> str:

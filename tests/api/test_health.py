@@ -10,8 +10,9 @@ import anyio
 import pytest
 
 from api.deps import Services
-from api.readiness import NO_WORKER, OTHER_BASE, Probe, ReadinessCheck
+from api.readiness import NO_WORKER, OTHER_BASE, UNSERVED, Probe, ReadinessCheck
 from core.service import fleet
+from core.service.config import QUEUES
 from tests.api.client import BASE, Api, Client, problem, running
 from tests.api.conftest import make_settings
 
@@ -47,17 +48,18 @@ def ready(**changes: object) -> dict[str, object]:
     return {"status": "ready", "problems": {}, "workers": 0, "warnings": {}, **changes}
 
 
-def report(services: Services, base_digest: str | None) -> None:
-    report = {"device": "cpu", "base_digest": base_digest, "queues": ["generate"], "resident": []}
+def report(services: Services, base_digest: str | None, *queues: str, worker: str = "wrk_1") -> None:
+    report = {"device": "cpu", "base_digest": base_digest, "queues": list(queues or QUEUES), "resident": []}
     with services.database.session() as session:
-        fleet.report_worker(session, "wrk_1", "machine", 7, report)
+        fleet.report_worker(session, worker, "machine", 7, report)
 
 
 @pytest.fixture
 def no_worker(services: Services) -> Iterator[None]:
     yield
     with services.database.session() as session:
-        fleet.forget_worker(session, "wrk_1")
+        for worker in ("wrk_1", "wrk_2"):
+            fleet.forget_worker(session, worker)
 
 
 @pytest.mark.usefixtures("no_worker")
@@ -67,6 +69,15 @@ def test_missing_worker_is_a_warning(api_client: Client, services: Services) -> 
     assert api_client.read("/readyz") == ready(workers=1)
     report(services, BASE.digest)
     assert api_client.read("/readyz") == ready(workers=1)
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_queues_without_a_worker_are_a_warning(api_client: Client, services: Services) -> None:
+    report(services, None, "generate")
+    unserved = UNSERVED.format("datasets, finetune")
+    assert api_client.read("/readyz") == ready(workers=1, warnings={"queues": unserved})
+    report(services, None, "datasets", "finetune", worker="wrk_2")
+    assert api_client.read("/readyz") == ready(workers=2)
 
 
 @pytest.mark.usefixtures("no_worker")

@@ -115,6 +115,11 @@ def test_pods_have_few_privileges(pod: dict[str, Any]) -> None:
     assert {item["name"] for item in container["volumeMounts"]} == {item["name"] for item in spec["volumes"]}
 
 
+@pytest.mark.parametrize("pod", SERVICE_PODS.values(), ids=map(" ".join, SERVICE_PODS))
+def test_pods_get_no_variables_of_services_that_look_like_settings(pod: dict[str, Any]) -> None:
+    assert pod["spec"]["enableServiceLinks"] is False
+
+
 @pytest.mark.parametrize("variant", SERVER)
 def test_long_running_pods_have_probes_and_can_be_moved(variant: str) -> None:
     kept = {manifest["metadata"]["name"] for manifest in of_kind(variant, "Deployment")}

@@ -528,7 +528,7 @@ class Readiness(BaseModel):
     workers: int
     """Number of live workers."""
     warnings: dict[str, str]
-    """Failures that affect only some requests, by name: storage, broker, worker, base."""
+    """Failures that affect only some requests, by name: storage, broker, worker, queues, base."""
 
 
 class RejectedFile(BaseModel):

@@ -24,11 +24,9 @@ __all__ = [
 
 def open_store(settings: Settings) -> ObjectStore:
     """Returns the object store that the settings configure: a folder for `file:///folder`, or a bucket for
-    `s3://bucket/prefix`. Raises ValueError for another kind of URL."""
+    `s3://bucket/prefix`."""
     url = urlparse(settings.storage_url)
     if url.scheme == "file":
         return FolderStore(Path(unquote(url.path)))
-    if url.scheme == "s3":
-        endpoints = settings.s3_endpoint_url, settings.s3_region, settings.s3_public_endpoint_url
-        return S3Store(url.netloc, url.path.strip("/"), *endpoints)
-    raise ValueError(f"DIFFFIT_STORAGE_URL must start with file:// or s3://, not '{settings.storage_url}'")
+    endpoints = settings.s3_endpoint_url, settings.s3_region, settings.s3_public_endpoint_url
+    return S3Store(url.netloc, url.path.strip("/"), *endpoints)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core.service.config import Settings, get_settings
+from core.service.config import QUEUES, Settings, get_settings
+from core.service.jobs import KINDS
 
 
 def settings(**values: str) -> Settings:
@@ -57,6 +58,38 @@ def test_origins_of_pages_are_named_as_browsers_send_them() -> None:
     for wrong in ("app.example.com", "https://app.example.com/", "https://a@b.example", "ftp://a.example", "https://"):
         with pytest.raises(ValidationError, match="origins without a path"):
             settings(cors_origins=f"https://good.example,{wrong}")
+
+
+def test_unknown_queue_is_rejected() -> None:
+    assert set(QUEUES) == {kind.queue for kind in KINDS.values()}
+    assert settings(worker_queues=" generate , datasets").worker_queues == "generate,datasets"
+    for wrong in ("generation", "generate,", "generate;finetune"):
+        with pytest.raises(ValidationError, match="must be queues of datasets, finetune, generate, separated by"):
+            settings(worker_queues=wrong)
+
+
+def test_unknown_variables_are_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("DIFFFIT_HAPPINESS=1\nPOSTGRES_PASSWORD=secret\nDIFFFIT_PORT=8001\n")
+    monkeypatch.setenv("DIFFFIT_WORKER_QUEUE", "generate")
+    monkeypatch.setenv("DIFFFIT_API_KEY", "the-command-reads-this")
+    get_settings.cache_clear()
+    assert get_settings().port == 8001
+    get_settings.cache_clear()
+    assert caplog.messages == [
+        "DIFFFIT_HAPPINESS is not a setting and has no effect.",
+        "DIFFFIT_WORKER_QUEUE is not a setting and has no effect. Did you mean DIFFFIT_WORKER_QUEUES?",
+    ]
+
+
+def test_url_of_an_unknown_kind_is_rejected() -> None:
+    with pytest.raises(ValidationError, match="must start with file:// or s3://"):
+        settings(storage_url="ftp://there")
+    for name in ("database_url", "worker_database_url", "owner_database_url"):
+        with pytest.raises(ValidationError, match="must start with sqlite:// or postgresql://"):
+            settings(**{name: "mysql://there"})
 
 
 def test_removed_setting_is_reported(caplog: pytest.LogCaptureFixture) -> None:
