@@ -265,6 +265,12 @@ def test_patches_refer_to_existing_objects() -> None:
     assert container["command"] == ["python", "-m", "worker"]
 
 
+def test_workers_on_gpus_need_no_free_gpu_for_an_update_and_never_take_the_cpu() -> None:
+    (worker,) = (row for row in of_kind("gpu", "Deployment") if row["metadata"]["name"] == "difffit-worker")
+    assert worker["spec"]["strategy"] == {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    assert of_kind("gpu", "ConfigMap")[0]["data"]["DIFFFIT_DEVICE"] == "cuda"
+
+
 def test_ports_are_those_that_the_services_listen_on() -> None:
     (api,), (worker,) = (PODS["base", f"difffit-{name}"]["spec"]["containers"] for name in ("api", "worker"))
     config = of_kind("base", "ConfigMap")[0]["data"]
