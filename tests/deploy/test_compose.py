@@ -103,7 +103,7 @@ def test_containers_have_few_privileges_and_limits(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"]
-    assert service["pids_limit"] <= 512
+    assert service["pids_limit"] == (4096 if name.startswith("worker") else 512)
     assert not (name in OURS and "cap_add" in service)
 
 
@@ -156,6 +156,18 @@ def test_dockerfiles_copy_existing_files(path: Path) -> None:
         assert not any(fnmatch.fnmatch(source, pattern.removeprefix("**/")) for pattern in ignored), source
 
 
+@pytest.mark.parametrize("index", ["", "https://pytorch.example/whl/cu126", "https://pytorch.example/whl/cpu"])
+def test_worker_image_has_a_compiler_unless_torch_is_for_the_cpu(index: str, tmp_path: Path) -> None:
+    """Runs the Dockerfile's command with an `apt-get` that prints its arguments."""
+    text = (ROOT / "deploy/docker/worker.Dockerfile").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"^RUN (.*apt-get install.*) && rm -rf", text, re.MULTILINE)
+    (tmp_path / "apt-get").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "apt-get").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TORCH_INDEX": index}
+    output = subprocess.run(["sh", "-c", command], env=variables, capture_output=True, text=True, check=True).stdout
+    assert ("gcc" in output) == (not index.endswith("/cpu"))
+
+
 def test_no_secret_has_a_default() -> None:
     secrets = [line for line in COMPOSE.splitlines() if re.search("PASSWORD|SECRET|ACCESS_KEY|ADMIN_KEY", line)]
     values = [match for line in secrets for match in re.findall(r"\$\{(\w+)(:?[-?][^}]*)?\}", line)]
@@ -197,4 +209,5 @@ def test_systemd_starts_what_compose_starts_and_restarts_it(module: str) -> None
     assert service["ExecStart"].split("/")[-1].split() == OURS[module]["command"]
     assert (service["Restart"], service["RestartMaxDelaySec"]) == ("always", "60")
     assert int(service["TimeoutStopSec"]) == {"api": 30, "worker": 120}[module]
+    assert int(service["TasksMax"]) == OURS[module].get("pids_limit", 512)
     assert {"MemoryMax", "TasksMax", "NoNewPrivileges", "CapabilityBoundingSet", "ProtectSystem"} <= set(service)

@@ -25,7 +25,7 @@ def load_base_on(device: str, reference: str, *, autoencoder: str | None = None,
     Raises InvalidRequest for a device that does not exist, BaseMissing, CheckpointInvalid."""
     chosen = find_device(device)
     use_device(chosen)
-    if chosen.type == "cpu" and threads:
+    if threads:
         torch.set_num_threads(threads)
     dtype = torch.float32 if chosen.type == "cpu" else torch.bfloat16
     return load_base(reference, device=chosen, dtype=dtype, autoencoder=autoencoder)
