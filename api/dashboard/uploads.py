@@ -10,8 +10,10 @@ from fastapi.responses import JSONResponse
 from nicegui import app
 from nicegui.element import Element
 
-from api.dashboard.texts import of_request, tr_all
+from api.dashboard import words
+from api.dashboard.texts import of_request, tr, tr_all
 from api.dashboard.user import User, get_tenant, in_process
+from api.deps import Services
 
 _TEXTS = {
     "drop": "Drop a folder or a zip here",
@@ -26,7 +28,6 @@ _TEXTS = {
     "wrong": "Not a folder and not a zip",
     "wrongDetail": "Drop a folder that contains one folder per class, or one zip of such a folder.",
     "large": "Folder too large",
-    "largeDetail": "A folder may have up to 65,000 files and 4 GB. Pack it into a zip, and upload the zip.",
     "unreadable": "Files cannot be read",
     "unreadableDetail": "They were changed or moved since you chose them. Choose them again.",
     "stay": "Keep this page open until the upload has ended; otherwise nothing is stored.",
@@ -45,17 +46,28 @@ _TEXTS = {
 """Texts of the area, by the names that its script has for them."""
 _ROUTES = re.compile(r"POST |(GET \w+)|(PUT \w+/parts/\d+)|(POST \w+/complete)|(DELETE \w+)")
 """Methods and paths that are passed on, relative to the API's route of multipart uploads."""
+_MOST_FILES, _MOST_BYTES = 65_000, 4 * 10**9
+"""Limits of the zips that the script packs. A zip with more of either needs another format."""
 _PASSED_ON = ("Content-Type", "Content-Length", "Idempotency-Key")
 
 
 class Upload(Element, component="assets/upload.js"):
     """Area of a page where users drop the files of a data set. It shows problems of the upload itself, and reloads the
-    page after the upload."""
+    page after the upload. It rejects folders above the service's limits, before it reads them."""
 
     def __init__(self, domain_id: str) -> None:
         super().__init__()
+        services: Services = app.state.main.state.services
+        files = min(services.settings.max_archive_members, _MOST_FILES)
+        size = min(services.settings.max_multipart_bytes, _MOST_BYTES)
+        large = tr(
+            "A folder may have up to {files:,} files and {size}. Upload a part of it.",
+            files=files,
+            size=words.size(size),
+        )
         self._props["url"] = f"/upload/{domain_id}/"
-        self._props["texts"] = tr_all(_TEXTS)
+        self._props["texts"] = tr_all(_TEXTS) | {"largeDetail": large}
+        self._props["max-files"], self._props["max-bytes"] = files, size
 
 
 def _signed_in(request: Request) -> User:

@@ -316,11 +316,7 @@ def test_upload_survives_a_restart_of_the_server(chromium: Browser, tmp_path: Pa
     with ExitStack() as first, chromium.new_context() as context:
         context.set_default_timeout(60_000)
         url = first.enter_context(processes.api(environment, tmp_path))
-        with httpx.Client(base_url=url, timeout=60) as http:
-            admin = Caller(http, ADMIN)
-            tenant = admin.post("/v1/admin/tenants", {"name": "Restarted"})["id"]
-            key = admin.post(f"/v1/admin/tenants/{tenant}/keys", {"name": "key"})["key"]
-            domain = Caller(http, key).post("/v1/domains", {"name": "Restarted"})["id"]
+        key, domain = tenant_with_domain(url)
 
         def stop(route: Route) -> None:
             first.close()
@@ -338,6 +334,33 @@ def test_upload_survives_a_restart_of_the_server(chromium: Browser, tmp_path: Pa
             expect(page.locator("[data-status=validating]")).to_be_visible(timeout=LONG)
             assert sent == ["1", "2", "2", "3"]
             context.close()
+
+
+def test_folder_above_the_limit_is_rejected_before_it_is_sent(chromium: Browser, tmp_path: Path, large: Path) -> None:
+    environment = {
+        "DIFFFIT_DATA_DIR": str(tmp_path / "data"),
+        "DIFFFIT_PORT": str(services.free_port()),
+        "DIFFFIT_MAX_ARCHIVE_MEMBERS": "7",
+    }
+    with processes.api(environment, tmp_path) as url, chromium.new_context() as context:
+        context.set_default_timeout(60_000)
+        key, domain = tenant_with_domain(url)
+        dashboard = Dashboard(f"{url}/dashboard", key, context.new_page())
+        page = dashboard.sign_in()
+        sent = begin_upload(page, dashboard.url, domain, large, lambda _: None)
+        expect(page.get_by_role("alert")).to_contain_text("up to 7 files and 4.0 GB. Upload a part of it.")
+        assert sent == []
+        context.close()
+
+
+def tenant_with_domain(url: str) -> tuple[str, str]:
+    """Returns the key of a new tenant and the id of its domain."""
+    with httpx.Client(base_url=url, timeout=60) as http:
+        admin = Caller(http, ADMIN)
+        tenant = admin.post("/v1/admin/tenants", {"name": "Uploading"})["id"]
+        key: str = admin.post(f"/v1/admin/tenants/{tenant}/keys", {"name": "key"})["key"]
+        domain: str = Caller(http, key).post("/v1/domains", {"name": "Uploads"})["id"]
+    return key, domain
 
 
 def test_cancelled_upload_leaves_nothing(

@@ -7,8 +7,6 @@ const SILENCE = 60_000; // milliseconds without progress after which a part is s
 const PATIENCE = 600_000; // milliseconds for the answer to a request without a part
 const LONGEST_PAUSE = 10; // seconds
 const INTERRUPTED = new Set([0, 401, 408, 502, 503, 504]); // statuses of a lost connection and of a lost session
-const MOST_FILES = 65_000;
-const MOST_BYTES = 4e9; // a zip with more of either needs another format
 
 const CRC = Uint32Array.from({ length: 256 }, (_, value) => {
   for (let bit = 0; bit < 8; bit++) value = value & 1 ? (value >>> 1) ^ 0xedb88320 : value >>> 1;
@@ -84,7 +82,7 @@ export default {
         <button v-if="problem.again" type="button" class="button" @click="send(files)">{{ texts.again }}</button>
       </div>
     </div>`,
-  props: { url: String, texts: Object },
+  props: { url: String, texts: Object, maxFiles: Number, maxBytes: Number },
   data: () => ({ over: false, busy: false, fraction: 0, note: "", signedOut: false, problem: null, files: [] }),
   computed: {
     signIn: () => `${window.path_prefix}/sign-in`,
@@ -139,7 +137,7 @@ export default {
       const isZip = files.length === 1 && /\.zip$/i.test(files[0][0]);
       const bytes = files.reduce((total, [, file]) => total + file.size, 0);
       if (!isZip && !files.some(([path]) => path.includes("/"))) this.fail("wrong", false);
-      else if (!isZip && (files.length > MOST_FILES || bytes > MOST_BYTES)) this.fail("large", false);
+      else if (!isZip && (files.length > this.maxFiles || bytes > this.maxBytes)) this.fail("large", false);
       else {
         this.hold(true);
         try {
