@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from datetime import date
 from typing import Annotated
 
 from fastapi import Depends, Query
@@ -13,8 +14,10 @@ from core.service.datasets.service import DatasetFilter
 from core.service.finetunes.service import FinetuneFilter
 from core.service.generations import GenerationFilter
 from core.service.images import ImageFilter
+from core.service.metering import MAX_PERIOD_DAYS, Period
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def _rfc_3339(value: object) -> object:
@@ -31,6 +34,14 @@ def _true_or_false(value: object) -> object:
     return value
 
 
+def _iso_day(value: object) -> object:
+    """Returns the text of a day. Raises ValueError for other forms that pydantic would accept, such as numbers."""
+    if not isinstance(value, str) or not _DAY.fullmatch(value):
+        raise ValueError("must be a day, such as 2026-11-23")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_iso_day)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
 Flag = Annotated[bool, BeforeValidator(_true_or_false)]
 
@@ -125,3 +136,16 @@ async def get_owned_image_filter(
 
 OwnedGenerationFilterDep = Annotated[GenerationFilter, Depends(get_owned_generation_filter)]
 OwnedImageFilterDep = Annotated[ImageFilter, Depends(get_owned_image_filter)]
+
+
+async def get_period(
+    from_day: Annotated[
+        Day | None,
+        Query(description=f"First day, in UTC; by default 30 days before `to_day`, and at most {MAX_PERIOD_DAYS - 1}."),
+    ] = None,
+    to_day: Annotated[Day | None, Query(description="Last day, in UTC, included; by default today.")] = None,
+) -> Period:
+    return Period(from_day, to_day)
+
+
+PeriodDep = Annotated[Period, Depends(get_period)]

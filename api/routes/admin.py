@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import AdminDep, get_admin
 from api.deps import OF_STATUS, DatabaseDep, PageDep
+from api.filters import PeriodDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.schemas.adapters import AdapterStatus, AdapterTotals, AdminAdapterOut
@@ -28,7 +29,7 @@ from core.service import adapters, audit, deletions, domains, fleet, keys, meter
 from core.service.adapters import Filters
 from core.service.db.models import Adapter, AuditEntry, UsageDay
 from core.service.db.paging import number_of, page_of
-from core.service.errors import KeyRevoked, LastAdminKey, NameTaken
+from core.service.errors import InvalidPeriod, KeyRevoked, LastAdminKey, NameTaken
 from core.service.keys import IssuedKey
 
 router = APIRouter(prefix="/v1/admin", tags=["admin"], route_class=IdempotentRoute, dependencies=[Depends(get_admin)])
@@ -193,14 +194,14 @@ def list_workers(database: DatabaseDep, admin: AdminDep, page: PageDep) -> Listi
         return listing(fleet.workers_page(session, page), WorkerOut.model_validate)
 
 
-@router.get("/usage", operation_id="list_usage")
+@router.get("/usage", operation_id="list_usage", responses=problems(InvalidPeriod))
 def list_usage(
-    database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None
+    database: DatabaseDep, admin: AdminDep, page: PageDep, period: PeriodDep, tenant_id: Filter = None
 ) -> Listing[TenantUsageDayOut]:
-    """List the images, model evaluations and training seconds per tenant and day, for the last 30 days, newest
-    first."""
+    """List the images, model evaluations and training seconds per tenant and day of a period, by default the last 30
+    days, newest first."""
     with database.reading(admin) as session:
-        days = metering.days_page(session, page, tenant_id)
+        days = metering.days_page(session, page, tenant_id, period)
         names = tenants.names(session, {day.tenant_id for day in days.data})
 
         def rendered(day: UsageDay) -> TenantUsageDayOut:

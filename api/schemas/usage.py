@@ -32,7 +32,7 @@ class UsageOut(Consumption):
 
     stored_bytes: int = Field(description="Current size of all stored objects, including images.")
     quotas: dict[QuotaName, QuotaOut] = Field(description="Quotas of the tenant and their use.")
-    days: list[UsageDayOut] = Field(description="The last 30 days with any usage, newest first.")
+    days: list[UsageDayOut] = Field(description="Days of the period with any usage, newest first.")
 
 
 class WorkerOut(Output):

@@ -29,6 +29,13 @@ class InvalidCursor(CoreError):
         super().__init__(f"query.cursor: {reason}", errors=[{"field": "query.cursor", "detail": reason}])
 
 
+class InvalidPeriod(CoreError):
+    code, status, title = "invalid_period", 422, "Invalid period"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"query.from_day: {reason}", errors=[{"field": "query.from_day", "detail": reason}])
+
+
 class NameTaken(CoreError):
     code, status, title = "name_taken", 409, "Name already in use"
 

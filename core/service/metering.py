@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -12,15 +12,34 @@ from core.service.config import Settings
 from core.service.db.models import StoredBytes, Tenant, UsageDay
 from core.service.db.paging import Page, PageRequest, id_of, page_of
 from core.service.db.session import database_now
-from core.service.errors import InvalidCursor
+from core.service.errors import InvalidCursor, InvalidPeriod
 from core.service.quotas import Quota, QuotaName, Quotas
 
-_SHOWN = datetime.timedelta(days=30)
+_DAYS_BEFORE = 30
+MAX_PERIOD_DAYS = 366
+
+
+@dataclass(frozen=True)
+class Period:
+    """Days of usage in UTC, both included. By default the last one is today, and the first one is 30 days earlier."""
+
+    from_day: datetime.date | None = None
+    to_day: datetime.date | None = None
+
+    def days(self, today: datetime.date) -> tuple[datetime.date, datetime.date]:
+        """Returns the first and the last day. Raises InvalidPeriod."""
+        last = self.to_day or today
+        first = self.from_day or datetime.date.fromordinal(max(1, last.toordinal() - _DAYS_BEFORE))
+        if first > last:
+            raise InvalidPeriod(f"must not be after to_day, which is {last}.")
+        if (last - first).days >= MAX_PERIOD_DAYS:
+            raise InvalidPeriod(f"must be at most {MAX_PERIOD_DAYS - 1} days before to_day, which is {last}.")
+        return first, last
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A tenant's usage since its creation, its quotas, and its usage in each of the last 30 days."""
+    """A tenant's usage since its creation, its quotas, and its usage on each day of a period."""
 
     images: int
     model_evaluations: int
@@ -60,13 +79,13 @@ def add_stored_bytes(session: Session, domain_id: str, size_bytes: int) -> None:
     )
 
 
-def usage(session: Session, settings: Settings, *, requests: int = 0) -> Usage:
+def usage(session: Session, settings: Settings, period: Period = Period(), *, requests: int = 0) -> Usage:
     """Returns the usage and the quotas of the session's tenant. `requests` is the tenant's number of requests in
-    the current minute, which is not in the database."""
+    the current minute, which is not in the database. Raises InvalidPeriod."""
     columns = (func.sum(UsageDay.images), func.sum(UsageDay.model_evaluations), func.sum(UsageDay.training_seconds))
     images, model_evaluations, seconds = session.execute(select(*columns)).one()
     quotas = Quotas(session, settings).read(requests)
-    days = select(UsageDay).where(UsageDay.day >= _first_shown(session))
+    days = _days_of(session, period)
     return Usage(
         images=int(images or 0),
         model_evaluations=int(model_evaluations or 0),
@@ -77,10 +96,12 @@ def usage(session: Session, settings: Settings, *, requests: int = 0) -> Usage:
     )
 
 
-def days_page(session: Session, request: PageRequest, tenant_id: str | None = None) -> Page[UsageDay]:
+def days_page(
+    session: Session, request: PageRequest, tenant_id: str | None = None, period: Period = Period()
+) -> Page[UsageDay]:
     """Returns a page of the daily usage of one tenant or of all, the newest day first, for an administrator. Raises
-    InvalidCursor."""
-    statement = select(UsageDay).where(UsageDay.day >= _first_shown(session))
+    InvalidCursor, InvalidPeriod."""
+    statement = _days_of(session, period)
     if tenant_id is not None:
         statement = statement.where(UsageDay.tenant_id == tenant_id)
     if request.cursor is not None:
@@ -90,8 +111,9 @@ def days_page(session: Session, request: PageRequest, tenant_id: str | None = No
     return page_of(list(session.scalars(statement)), request, lambda row: f"{row.day}.{row.tenant_id}")
 
 
-def _first_shown(session: Session) -> datetime.date:
-    return database_now(session).date() - _SHOWN
+def _days_of(session: Session, period: Period) -> Select[UsageDay]:
+    first, last = period.days(database_now(session).date())
+    return select(UsageDay).where(UsageDay.day.between(first, last))
 
 
 def _day(session: Session, tenant_id: str, date: datetime.date) -> UsageDay | None:

@@ -305,9 +305,14 @@ def test_base_and_its_settings_are_shown(shell: Shell) -> None:
     assert {"sampler", "dpmpp_2m", "learning_rate"} <= set(shown.replace(",", " ").split())
 
 
-def test_usage_is_shown(shell: Shell) -> None:
-    assert shell.json("usage")["images"] >= 0
-    assert "model evaluations" in shell.text("usage")
+def test_usage_is_shown(shell: Shell, drawable: Drawable) -> None:
+    usage = shell.json("usage")
+    day = usage["days"][0]["day"]
+    assert [row["day"] for row in shell.json("usage", "--from", day, "--to", day)["days"]] == [day]
+    assert shell.json("usage", "--to", "2024-12-31")["days"] == []
+    assert shell.run("usage", "--to", "tomorrow").exit_code == 2
+    shown = shell.text("usage")
+    assert all(text in shown for text in ("model evaluations", "queued_generations", day))
 
 
 def test_status_shows_a_rejected_or_missing_key(server: Server) -> None:
@@ -422,6 +427,13 @@ def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> N
 def test_admin_lists_are_not_empty(admin_shell: Shell, drawable: Drawable, what: str) -> None:
     assert admin_shell.json("admin", what)
     assert len(admin_shell.text("admin", what).splitlines()) >= 3
+
+
+def test_admin_sees_the_usage_of_a_period(admin_shell: Shell, drawable: Drawable) -> None:
+    day = admin_shell.json("admin", "usage")[0]["day"]
+    period = admin_shell.json("admin", "usage", "--from", day, "--to", day)
+    assert {row["day"] for row in period} == {day}
+    assert admin_shell.json("admin", "usage", "--to", "2024-12-31") == []
 
 
 def test_login_file_is_private_and_its_key_stays_with_its_address(server: Server, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import zipfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -307,7 +308,10 @@ def test_admin_manages_tenants_and_keys(admin: Client, drawable: Drawable, serve
     assert list(admin.admin.adapters(tenant_id=tenant.id)) == []
     (worker,) = admin.admin.workers()
     assert stored[drawable.adapter_id].base_digest == worker.base_digest
-    assert stored[drawable.adapter_id].tenant_id in {day.tenant_id for day in admin.admin.usage()}
+    owner = stored[drawable.adapter_id].tenant_id
+    days = [day.day for day in admin.admin.usage(tenant_id=owner)]
+    assert list(admin.admin.usage(tenant_id=owner, to_day=min(days) - timedelta(1))) == []
+    assert [day.day for day in admin.admin.usage(tenant_id=owner, from_day=days[0], to_day=days[0])] == days[:1]
     assert next(admin.admin.audit(limit=1)).action == "key.revoke"
     admin.admin.tenants.delete(tenant.id)
     with pytest.raises(errors.NotFound):

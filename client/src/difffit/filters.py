@@ -1,7 +1,7 @@
 """Filters of the `list` calls of data sets, fine-tunes, adapters, generations and images: which of them they return."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, TypedDict
 
 
@@ -48,8 +48,11 @@ class ImageFilters(GenerationFilters, total=False):
 
 
 def query(filters: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the filters as query parameters."""
-    return {
-        name: value.astimezone().isoformat() if isinstance(value, datetime) else value
-        for name, value in filters.items()
-    }
+    """Returns the filters as query parameters: times with their zone, days such as 2026-11-23."""
+    return {name: _text(value) for name, value in filters.items()}
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone().isoformat()
+    return value.isoformat() if isinstance(value, date) else value

@@ -692,7 +692,7 @@ class Usage(BaseModel):
     ]
     """Quotas of the tenant and their use."""
     days: list[UsageDay]
-    """The last 30 days with any usage, newest first."""
+    """Days of the period with any usage, newest first."""
 
 
 class WebhookReason(BaseModel):

@@ -1,9 +1,11 @@
 """Client calls that need an administrator's API key: tenants, their API keys, adapters, workers, audit log."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, Literal
 
 from difffit._async.session import AsyncPages, AsyncSession, given, receipt
+from difffit.filters import query
 from difffit.models import (
     AdapterTotals,
     AdminAdapter,
@@ -178,9 +180,18 @@ class AsyncAdmin:
         """Yields the live workers. Each worker lists the adapters that it has in memory."""
         return self._session.pages("/v1/admin/workers", WorkerList, None)
 
-    def usage(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[TenantUsageDay]:
-        """Yields one entry per tenant and day with the usage of that day, for the last 30 days, newest first."""
-        return self._session.pages("/v1/admin/usage", TenantUsageDayList, limit, {"tenant_id": tenant_id})
+    def usage(
+        self,
+        limit: int | None = None,
+        *,
+        tenant_id: str | None = None,
+        from_day: date | None = None,
+        to_day: date | None = None,
+    ) -> AsyncPages[TenantUsageDay]:
+        """Yields one entry per tenant and day with the usage of that day, newest first. The days are those from
+        `from_day` to `to_day` in UTC, both included, by default the last 30 days."""
+        filters = query({"tenant_id": tenant_id, "from_day": from_day, "to_day": to_day})
+        return self._session.pages("/v1/admin/usage", TenantUsageDayList, limit, filters)
 
     def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Audit]:
         """Yields the entries of the audit log, newest first."""

@@ -1,5 +1,6 @@
 """Client class, the entry point of the SDK."""
 
+from datetime import date
 from typing import Self, Unpack
 
 import httpx
@@ -16,6 +17,7 @@ from difffit._async.images import AsyncImages
 from difffit._async.session import AsyncSession, parsed
 from difffit._async.webhooks import AsyncWebhooks
 from difffit.errors import NotConfigured
+from difffit.filters import query
 from difffit.models import Base, OwnKey, Readiness, Usage
 from difffit.pictures import Picture
 from difffit.requests import GenerationSettings
@@ -85,9 +87,11 @@ class AsyncClient:
         until a worker has loaded the base model."""
         return await self._session.call("GET", "/v1/base", Base)
 
-    async def usage(self) -> Usage:
-        """Returns the usage of your tenant: generated images, model evaluations, training seconds, stored bytes."""
-        return await self._session.call("GET", "/v1/usage", Usage)
+    async def usage(self, *, from_day: date | None = None, to_day: date | None = None) -> Usage:
+        """Returns the usage of your tenant: generated images, model evaluations, training seconds, stored bytes. Its
+        `days` are those from `from_day` to `to_day` in UTC, both included, by default the last 30 days."""
+        days = query({"from_day": from_day, "to_day": to_day})
+        return await self._session.call("GET", "/v1/usage", Usage, query=days)
 
     async def key(self) -> OwnKey:
         """Returns the name, tenant and scopes of the API key that this client sends."""

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Group
 
+from difffit.cli.arguments import FromDayOption, ToDayOption, day_of
 from difffit.cli.base import State
-from difffit.cli.views import record, size, table
+from difffit.cli.views import DAY_COLUMNS, record, size, table
 from difffit.settings import (
     DEFAULT_URL,
     Settings,
@@ -105,11 +106,17 @@ def base(
     state.show(served, Group(facts, "\nGenerations", generations, "Fine-tunes", finetunes))
 
 
-def usage(state: State) -> None:
-    """Show your tenant's usage: generated images, model evaluations, training seconds, stored bytes."""
-    totals = state.client.usage()
-    stored = size(totals.stored_bytes)
-    state.show(totals, record(totals, "images", "model_evaluations", "training_seconds", stored=stored))
+def usage(state: State, from_day: FromDayOption = None, to_day: ToDayOption = None) -> None:
+    """Show your tenant's total usage, its limits, and its usage per day, by default of the last 30 days."""
+    totals = state.client.usage(from_day=day_of(from_day), to_day=day_of(to_day))
+    facts = record(totals, "images", "model_evaluations", "training_seconds", stored=size(totals.stored_bytes))
+    limits = {
+        "quota": lambda named: named[0],
+        "used": lambda named: _amount(named[0], named[1].used),
+        "limit": lambda named: _amount(named[0], named[1].limit),
+    }
+    days = table(totals.days, DAY_COLUMNS)
+    state.show(totals, Group(facts, "\nLimits", table(totals.quotas.items(), limits), "Days, in UTC", days))
 
 
 def inspect(
@@ -124,6 +131,10 @@ def inspect(
     """Show the settings stored in a generated image, or the metadata of an adapter file. Needs no server."""
     settings = _manifest(file) if file.suffix == ".safetensors" else _settings(file)
     state.show(settings, record(None, **settings))
+
+
+def _amount(quota: str, number: int | None) -> str | int | None:
+    return size(number) if quota == "stored_bytes" and number is not None else number
 
 
 def _known_url() -> str:

@@ -8,16 +8,19 @@ import typer
 from difffit.cli.arguments import (
     DAY,
     HOUR,
+    FromDayOption,
     KeepFavouritesOption,
     KeepImageDaysOption,
     LimitOption,
+    ToDayOption,
     YesOption,
     confirm,
+    day_of,
     in_seconds,
 )
 from difffit.cli.base import State, command
 from difffit.cli.deletions import view as deletions_view
-from difffit.cli.views import record, short, show_deleted, size, table
+from difffit.cli.views import DAY_COLUMNS, record, short, show_deleted, size, table
 
 app = typer.Typer(
     help="Manage tenants, keys, adapters and workers. Needs an administrator's key.", no_args_is_help=True
@@ -265,17 +268,12 @@ def workers(state: State) -> None:
 
 
 @command(app)
-def usage(state: State, tenant: TenantOption = None) -> None:
-    """Show the usage of each tenant per day, for the last 30 days."""
-    rows = list(state.client.admin.usage(tenant_id=tenant))
-    columns = {
-        "day": lambda day: day.day,
-        "tenant": lambda day: day.tenant_id,
-        "images": lambda day: day.images,
-        "model evaluations": lambda day: day.model_evaluations,
-        "training seconds": lambda day: day.training_seconds,
-    }
-    state.show(rows, table(rows, columns))
+def usage(
+    state: State, tenant: TenantOption = None, from_day: FromDayOption = None, to_day: ToDayOption = None
+) -> None:
+    """Show the usage of each tenant per day, by default for the last 30 days."""
+    rows = list(state.client.admin.usage(tenant_id=tenant, from_day=day_of(from_day), to_day=day_of(to_day)))
+    state.show(rows, table(rows, {"tenant": lambda day: day.tenant_id, **DAY_COLUMNS}))
 
 
 @command(app)

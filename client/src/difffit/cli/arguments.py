@@ -1,7 +1,7 @@
 """Arguments and options that several commands share."""
 
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -33,6 +33,13 @@ AfterOption = Annotated[
 ]
 BeforeOption = Annotated[
     datetime | None, typer.Option("--before", formats=_TIMES, help="List only those created before this local time.")
+]
+FromDayOption = Annotated[
+    datetime | None,
+    typer.Option("--from", formats=_TIMES[:1], help="First day, in UTC. By default 30 days before the last one."),
+]
+ToDayOption = Annotated[
+    datetime | None, typer.Option("--to", formats=_TIMES[:1], help="Last day, in UTC, included. By default today.")
 ]
 KeepImageDaysOption = Annotated[
     int | None,
@@ -98,6 +105,11 @@ def domain_id(client: "Client", name_or_id: str) -> str:
     for domain in client.domains.list(name=name_or_id):
         return domain.id
     raise Missing(f"There is no domain with the name or id '{name_or_id}'.")
+
+
+def day_of(time: datetime | None) -> date | None:
+    """Returns the day of an option such as `--from`; None for an option that was not given."""
+    return None if time is None else time.date()
 
 
 def in_seconds(amount: int | None, unit: int) -> int | None:

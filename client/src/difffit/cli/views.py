@@ -13,6 +13,14 @@ from difffit.cli.base import State
 
 Row = TypeVar("Row")
 
+DAY_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "day": lambda day: day.day,
+    "images": lambda day: day.images,
+    "model evaluations": lambda day: day.model_evaluations,
+    "training seconds": lambda day: day.training_seconds,
+}
+"""Columns of a table of daily usage."""
+
 
 def table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Any]]) -> Table:
     """Returns a table with one line per row. `columns` maps each column's title to the function that reads its value
