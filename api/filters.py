@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BeforeValidator
 
 from api.schemas.common import WHOLE, ClassName, Identifier, Label, Name
 from core.service.adapters import AdapterFilter
+from core.service.audit import AuditFilter
 from core.service.datasets.service import DatasetFilter
 from core.service.finetunes.service import FinetuneFilter
 from core.service.generations import GenerationFilter
@@ -149,3 +150,16 @@ async def get_period(
 
 
 PeriodDep = Annotated[Period, Depends(get_period)]
+
+
+async def get_audit_filter(
+    tenant_id: Annotated[Identifier | None, Query(description="Only entries of this tenant.")] = None,
+    actor_key_id: Annotated[Identifier | None, Query(description="Only actions with this API key.")] = None,
+    action: Annotated[Identifier | None, Query(description="Only this action.", examples=["adapter.promote"])] = None,
+    created_after: Annotated[Moment | None, Query(description="Only entries created after this time.")] = None,
+    created_before: Annotated[Moment | None, Query(description="Only entries created before this time.")] = None,
+) -> AuditFilter:
+    return AuditFilter(tenant_id, actor_key_id, action, created_after, created_before)
+
+
+AuditFilterDep = Annotated[AuditFilter, Depends(get_audit_filter)]

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from api.auth import AdminDep, get_admin
 from api.deps import OF_STATUS, DatabaseDep, PageDep
-from api.filters import PeriodDep
+from api.filters import AuditFilterDep, PeriodDep
 from api.idempotency import IdempotentRoute
 from api.openapi import deleted, problems
 from api.schemas.adapters import AdapterStatus, AdapterTotals, AdminAdapterOut
@@ -212,10 +212,10 @@ def list_usage(
 
 
 @router.get("/audit", operation_id="list_audit")
-def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, tenant_id: Filter = None) -> Listing[AuditOut]:
+def list_audit(database: DatabaseDep, admin: AdminDep, page: PageDep, wanted: AuditFilterDep) -> Listing[AuditOut]:
     """List the entries of the audit log, newest first."""
     with database.reading(admin) as session:
-        entries = audit.page(session, tenant_id, page)
+        entries = audit.page(session, wanted, page)
         targets = {entry.target for entry in entries.data}
         owners = {entry.tenant_id for entry in entries.data if entry.tenant_id}
         names = tenants.names(session, owners | targets) | domains.names(session, targets)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.retention.rows import DOMAIN, OTHER, TENANT
 from core.service import audit, domains, expiry, generations, images, jobs, metering, queues
+from core.service.audit import AuditFilter
 from core.service.config import Settings
 from core.service.db.models import Dataset, Domain, Finetune, Generation
 from core.service.db.paging import PageRequest
@@ -72,7 +73,7 @@ QUERIES: Mapping[str, Callable[[Session], object]] = {
     "a tenant's usage and quotas": lambda s: metering.usage(s, Settings()),
     "usage of all tenants": lambda s: metering.days_page(s, PageRequest()),
     "a page of deliveries": lambda s: webhooks.deliveries(s, "wh_old", PageRequest()),
-    "a page of the audit log": lambda s: audit.page(s, TENANT, PageRequest()),
+    "a page of the audit log": lambda s: audit.page(s, AuditFilter(TENANT), PageRequest()),
     "metrics of the queues": queues.read,
     "a worker's next generation": lambda s: jobs.claim_next(s, Generation, "wrk_1", 60),
     "lost workers' jobs": lambda s: [jobs.reap(s, _Quiet(), job, 3) for job in _JOBS],

@@ -4,14 +4,16 @@ never changed.
 Downloads of generated images are not recorded: browsers load them by signed URLs, without an API key.
 """
 
+import datetime
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from core.service.db.isolation import scope_of
 from core.service.db.models import AuditEntry
-from core.service.db.paging import Page, PageRequest, fetch_page
+from core.service.db.paging import Page, PageRequest, fetch_page, storable
 from core.service.tracing import current_address, current_request_id
 
 
@@ -45,10 +47,27 @@ def record(
     )
 
 
-def page(session: Session, tenant_id: str | None, request: PageRequest) -> Page[AuditEntry]:
-    """Returns a page of audit log entries, newest first, of one tenant or, without `tenant_id`, of all tenants. Raises
-    InvalidCursor."""
-    statement = select(AuditEntry)
-    if tenant_id is not None:
-        statement = statement.where(AuditEntry.tenant_id == tenant_id)
-    return fetch_page(session, statement, AuditEntry.id, request)
+@dataclass(frozen=True)
+class AuditFilter:
+    """Conditions on audit log entries. None means any."""
+
+    tenant_id: str | None = None
+    actor_key_id: str | None = None
+    action: str | None = None
+    created_after: datetime.datetime | None = None
+    created_before: datetime.datetime | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        columns = (AuditEntry.tenant_id, AuditEntry.actor_key_id, AuditEntry.action)
+        wanted = (self.tenant_id, self.actor_key_id, self.action)
+        conditions = [column == value for column, value in zip(columns, wanted, strict=True) if value is not None]
+        if self.created_after is not None:
+            conditions.append(AuditEntry.created_at > storable(self.created_after))
+        if self.created_before is not None:
+            conditions.append(AuditEntry.created_at < storable(self.created_before))
+        return conditions
+
+
+def page(session: Session, wanted: AuditFilter, request: PageRequest) -> Page[AuditEntry]:
+    """Returns a page of the audit log entries that match the filter, newest first. Raises InvalidCursor."""
+    return fetch_page(session, select(AuditEntry).where(*wanted.conditions()), AuditEntry.id, request)

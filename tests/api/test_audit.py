@@ -26,6 +26,24 @@ def refusals(admin: Client) -> list[dict[str, Any]]:
     return [entry for entry in everything if entry["action"] == "key.refuse"]
 
 
+def test_entries_are_filtered_by_action_key_and_time(admin: Client, tenant: Client) -> None:
+    for name in ("first", "second"):
+        tenant.made("/v1/domains", {"name": name})
+    own = tenant.read("/v1/key")
+    *_, first, second = entries(admin, tenant)
+    assert entry_ids(admin, tenant_id=own["tenant_id"], action="domain.create") == [second["id"], first["id"]]
+    assert entry_ids(admin, actor_key_id=own["id"]) == [second["id"], first["id"]]
+    assert entry_ids(admin, actor_key_id=own["id"], created_after=first["created_at"]) == [second["id"]]
+    assert entry_ids(admin, actor_key_id=own["id"], created_before=second["created_at"]) == [first["id"]]
+    assert entry_ids(admin, actor_key_id=own["id"], action="domain.delete") == []
+    for time in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"):
+        entry_ids(admin, created_after=time, created_before=time)
+
+
+def entry_ids(admin: Client, **filters: str) -> list[int]:
+    return [entry["id"] for entry in admin.read("/v1/admin/audit", params=filters)["data"]]
+
+
 def test_adapter_of_a_finetune_is_recorded_as_created_and_promoted(
     admin: Client, tenant: Client, domain: str, adapter: str
 ) -> None:

@@ -86,12 +86,17 @@ def test_main_job_runs_from_the_shell(shell: Shell, name: str, drawings: Path, t
     )
     assert "succeeded" in watched
     assert [path.suffix for path in (tmp_path / "on the way").iterdir()] == [".png"]
-    paths = shell.text("generate", name, "fruit", "-n", 2, "--seed", 5, "--steps", 2, "-o", tmp_path).splitlines()
-    assert paths == [str(tmp_path / "fruit-5.png"), str(tmp_path / "fruit-6.png")]
+    options = ("-n", 2, "--seed", 12345, "--steps", 2, "--previews", 1, "-o", tmp_path)
+    *paths, first_preview, second_preview = shell.text("generate", name, "fruit", *options).splitlines()
+    assert paths == [str(tmp_path / "fruit-12345.png"), str(tmp_path / "fruit-12346.png")]
+    assert [Path(path).read_bytes()[1:4] for path in (first_preview, second_preview)] == [b"PNG"] * 2
+    assert "fruit-12345-step-" in first_preview
     inspected = shell.json("inspect", paths[1])
-    assert (inspected["class"], inspected["seed"]) == ("fruit", 6)
+    assert (inspected["class"], inspected["seed"]) == ("fruit", 12346)
     assert inspected == read_settings(Path(paths[1]).read_bytes())
-    assert "fruit" in shell.text("inspect", paths[0])
+    shown = shell.text("inspect", paths[0])
+    assert "fruit" in shown
+    assert "12345" in shown, "without separators, as --seed takes it"
 
 
 def test_sample_data_is_stored_by_a_worker(shell: Shell, name: str) -> None:
@@ -398,11 +403,16 @@ def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> N
     assert (removed["weight"], removed["quotas"]) == (2, {})
     assert admin_shell.run(*update, "--quota", "images").exit_code == 2
     assert admin_shell.run(*update, "--quota", "images=3").exit_code == 6
-    assert "By command" in admin_shell.text("admin", "tenants", "get", tenant["id"])
+    assert tenant["id"] in admin_shell.text("admin", "tenants", "get", "By command")
+    assert admin_shell.run("admin", "tenants", "get", "By comman").exit_code == 4
     key = admin_shell.json("admin", "keys", "create", tenant["id"], "laptop", "--read-only")
     assert key["scopes"] == ["read"]
     assert Shell(server.url, key["key"]).json("domains", "list") == []
-    assert "laptop" in admin_shell.text("admin", "keys", "list", tenant["id"])
+    assert "laptop" in admin_shell.text("admin", "keys", "list", "By command")
+    audited = admin_shell.json("admin", "audit", "--tenant", "By command", "--action", "key.create")
+    assert [entry["target"] for entry in audited] == [key["id"]]
+    assert "127.0.0.1" in admin_shell.text("admin", "audit", "--key", audited[0]["actor_key_id"], "--limit", 1)
+    assert admin_shell.json("admin", "audit", "--before", "2024-12-31") == []
     assert admin_shell.json("admin", "keys", "update", key["id"], "--expires-in-days", 3)["expires_at"]
     assert admin_shell.json("admin", "keys", "update", key["id"], "--never-expires")["expires_at"] is None
     colleague = admin_shell.json("admin", "keys", "create-admin", "Ada", "--expires-in-days", 1)
@@ -427,6 +437,12 @@ def test_admin_manages_tenants_and_keys(admin_shell: Shell, server: Server) -> N
 def test_admin_lists_are_not_empty(admin_shell: Shell, drawable: Drawable, what: str) -> None:
     assert admin_shell.json("admin", what)
     assert len(admin_shell.text("admin", what).splitlines()) >= 3
+
+
+def test_admin_sees_which_workers_are_healthy(admin_shell: Shell) -> None:
+    shown = admin_shell.text("admin", "workers")
+    assert "healthy" in shown
+    assert "problem" in shown
 
 
 def test_admin_sees_the_usage_of_a_period(admin_shell: Shell, drawable: Drawable) -> None:

@@ -1,4 +1,4 @@
-"""Filters of the `list` calls of data sets, fine-tunes, adapters, generations and images: which of them they return."""
+"""Filters of the calls that list data sets, fine-tunes, adapters, generations, images and entries of the audit log."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -45,6 +45,17 @@ class ImageFilters(GenerationFilters, total=False):
     favourite: bool | None
     label: str | None
     """Text that the label must contain, in upper or lower case."""
+
+
+class AuditFilters(TypedDict, total=False):
+    tenant_id: str | None
+    actor_key_id: str | None
+    """Id of the API key that acted."""
+    action: str | None
+    """Name of an action, such as `adapter.promote`."""
+    created_after: datetime | None
+    """A time without a zone is local."""
+    created_before: datetime | None
 
 
 def query(filters: Mapping[str, Any]) -> dict[str, Any]:

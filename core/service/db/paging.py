@@ -55,6 +55,11 @@ database's clock."""
 _FIRST, _LAST = (datetime.datetime(year, 1, 2, tzinfo=datetime.UTC) for year in (1970, 9000))
 
 
+def storable(time: datetime.datetime) -> datetime.datetime:
+    """Returns the time, or the nearest one that has an id and can be converted to UTC."""
+    return min(max(time, _FIRST), _LAST)
+
+
 def created_between(
     model: Any, id_column: Any, after: datetime.datetime | None, before: datetime.datetime | None
 ) -> list[ColumnElement[bool]]:
@@ -63,10 +68,10 @@ def created_between(
     other rows."""
     conditions = []
     if after is not None:
-        after = min(max(after, _FIRST), _LAST)
+        after = storable(after)
         conditions += [model.created_at > after, id_column > _first_id(model, after - _SLACK)]
     if before is not None:
-        before = min(max(before, _FIRST), _LAST)
+        before = storable(before)
         conditions += [model.created_at < before, id_column < _first_id(model, before + _SLACK)]
     return conditions
 

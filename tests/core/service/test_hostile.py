@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from core.artifact.errors import Cancelled
 from core.service import audit, tenants
+from core.service.audit import AuditFilter
 from core.service.datasets.archive import inspect, read_images, validate
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database
@@ -125,7 +126,7 @@ def test_first_picture_of_a_photo_is_used() -> None:
 @pytest.mark.parametrize("value", ["\0", "9" * 40, "9" * 5000, "-1"])
 def test_out_of_range_cursors_are_rejected(database: Database, value: str) -> None:
     with pytest.raises(InvalidCursor), database.session() as session:
-        audit.page(session, None, PageRequest(cursor=value))
+        audit.page(session, AuditFilter(), PageRequest(cursor=value))
     if value == "\0":
         with pytest.raises(InvalidCursor), database.session() as session:
             tenants.page(session, PageRequest(cursor=value))

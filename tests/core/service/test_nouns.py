@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
 from core.artifact.training import TrainingSettings
 from core.service import adapters, audit, domains, generations, keys, metering, tenants
+from core.service.audit import AuditFilter
 from core.service.config import Settings
 from core.service.datasets import service as datasets
 from core.service.db.models import ApiKey, AuditEntry, Deletion, Domain, Generation
@@ -162,7 +163,7 @@ def test_revoked_configured_key_stays_revoked_until_another_is_configured(databa
     with database.session() as session:
         keys.ensure_admin_key(session, "another")
         assert keys.authenticate(session, "another").scopes == {"admin"}
-        entries = audit.page(session, None, PageRequest()).data
+        entries = audit.page(session, AuditFilter(), PageRequest()).data
         assert [entry.action for entry in entries] == ["key.configure", "key.revoke", "key.configure", "key.create"]
 
 

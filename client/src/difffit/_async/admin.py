@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from difffit._async.session import AsyncPages, AsyncSession, given, receipt
-from difffit.filters import query
+from difffit.filters import AuditFilters, query
 from difffit.models import (
     AdapterTotals,
     AdminAdapter,
@@ -193,9 +193,9 @@ class AsyncAdmin:
         filters = query({"tenant_id": tenant_id, "from_day": from_day, "to_day": to_day})
         return self._session.pages("/v1/admin/usage", TenantUsageDayList, limit, filters)
 
-    def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Audit]:
-        """Yields the entries of the audit log, newest first."""
-        return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
+    def audit(self, limit: int | None = None, **filters: Unpack[AuditFilters]) -> AsyncPages[Audit]:
+        """Yields the entries of the audit log that match the filters, newest first."""
+        return self._session.pages("/v1/admin/audit", AuditList, limit, query(filters))
 
     def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> AsyncPages[Deletion]:
         """Yields the receipts of all deletions, newest first."""

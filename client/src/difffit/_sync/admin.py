@@ -3,10 +3,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from difffit._sync.session import Pages, Session, given, receipt
-from difffit.filters import query
+from difffit.filters import AuditFilters, query
 from difffit.models import (
     AdapterTotals,
     AdminAdapter,
@@ -192,9 +192,9 @@ class Admin:
         filters = query({"tenant_id": tenant_id, "from_day": from_day, "to_day": to_day})
         return self._session.pages("/v1/admin/usage", TenantUsageDayList, limit, filters)
 
-    def audit(self, limit: int | None = None, *, tenant_id: str | None = None) -> Pages[Audit]:
-        """Yields the entries of the audit log, newest first."""
-        return self._session.pages("/v1/admin/audit", AuditList, limit, {"tenant_id": tenant_id})
+    def audit(self, limit: int | None = None, **filters: Unpack[AuditFilters]) -> Pages[Audit]:
+        """Yields the entries of the audit log that match the filters, newest first."""
+        return self._session.pages("/v1/admin/audit", AuditList, limit, query(filters))
 
     def deletions(self, limit: int | None = None, *, tenant_id: str | None = None) -> Pages[Deletion]:
         """Yields the receipts of all deletions, newest first."""

@@ -8,6 +8,8 @@ import typer
 from difffit.cli.arguments import (
     DAY,
     HOUR,
+    AfterOption,
+    BeforeOption,
     FromDayOption,
     KeepFavouritesOption,
     KeepImageDaysOption,
@@ -17,10 +19,13 @@ from difffit.cli.arguments import (
     confirm,
     day_of,
     in_seconds,
+    optional_tenant_id,
+    tenant_of,
 )
 from difffit.cli.base import State, command
 from difffit.cli.deletions import view as deletions_view
 from difffit.cli.views import DAY_COLUMNS, record, short, show_deleted, size, table
+from difffit.filters import AuditFilters
 
 app = typer.Typer(
     help="Manage tenants, keys, adapters and workers. Needs an administrator's key.", no_args_is_help=True
@@ -30,7 +35,7 @@ keys = typer.Typer(help="Manage the API keys of tenants and administrators.", no
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Id of the tenant.")]
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name or id of the tenant.")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
 NewLifetimeOption = Annotated[
     int | None, typer.Option("--expires-in-days", min=1, help="Days until the key expires. Never, when omitted.")
@@ -47,7 +52,7 @@ QuotaOption = Annotated[
         help="A limit of its own, such as images_per_day=1000. Repeatable. NAME=default removes it.",
     ),
 ]
-TenantOption = Annotated[str | None, typer.Option("--tenant", help="List only this tenant, by id.")]
+TenantOption = Annotated[str | None, typer.Option("--tenant", help="List only this tenant, by name or id.")]
 _TENANT = ("id", "name", "weight", "quotas", "keep_image_days", "created_at")
 
 
@@ -83,7 +88,7 @@ def list_tenants(
 @command(tenants, "get")
 def get_tenant(state: State, tenant: TenantArgument) -> None:
     """Show one tenant."""
-    details = state.client.admin.tenants.get(tenant)
+    details = tenant_of(state.client, tenant)
     state.show(details, record(details, *_TENANT))
 
 
@@ -98,12 +103,12 @@ def update_tenant(
     keep_favourites: KeepFavouritesOption = None,
 ) -> None:
     """Change a tenant's name, weight, quotas or retention of images. Other quotas stay."""
-    quotas = _quotas(state.client.admin.tenants.get(tenant).quotas, quota) if quota else None
+    current = tenant_of(state.client, tenant)
     changed = state.client.admin.tenants.update(
-        tenant,
+        current.id,
         name=name,
         weight=weight,
-        quotas=quotas,
+        quotas=_quotas(current.quotas, quota) if quota else None,
         keep_image_days=keep_image_days,
         keep_favourites=keep_favourites,
     )
@@ -113,9 +118,9 @@ def update_tenant(
 @command(tenants, "delete")
 def delete_tenant(state: State, tenant: TenantArgument, yes: YesOption = False) -> None:
     """Delete a tenant and everything it owns."""
-    details = state.client.admin.tenants.get(tenant)
+    details = tenant_of(state.client, tenant)
     confirm(f"Delete the tenant '{details.name}' and everything it owns?", yes=yes)
-    show_deleted(state, tenant, state.client.admin.tenants.delete(tenant))
+    show_deleted(state, details.id, state.client.admin.tenants.delete(details.id))
 
 
 @command(keys, "create")
@@ -127,7 +132,8 @@ def create_key(
     days: NewLifetimeOption = None,
 ) -> None:
     """Create an API key for a tenant. The key is shown only now."""
-    issued = state.client.admin.keys.create(tenant, name, ["read"] if read_only else None, in_seconds(days, DAY))
+    owner = tenant_of(state.client, tenant).id
+    issued = state.client.admin.keys.create(owner, name, ["read"] if read_only else None, in_seconds(days, DAY))
     state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
 
 
@@ -146,12 +152,13 @@ def create_admin_key(
 def list_keys(
     state: State,
     tenant: Annotated[
-        str | None, typer.Argument(metavar="[TENANT]", help="Id of the tenant. The administrators' keys, when omitted.")
+        str | None,
+        typer.Argument(metavar="[TENANT]", help="Name or id of the tenant. The administrators' keys, when omitted."),
     ] = None,
 ) -> None:
     """List a tenant's API keys, or the administrators' ones, without their secrets."""
     listed = state.client.admin.keys
-    rows = list(listed.list_admin() if tenant is None else listed.list(tenant))
+    rows = list(listed.list_admin() if tenant is None else listed.list(tenant_of(state.client, tenant).id))
     columns = {
         "id": lambda key: key.id,
         "name": lambda key: key.name,
@@ -221,7 +228,8 @@ def adapters(
     ] = None,
 ) -> None:
     """List the adapters of all tenants, newest first, each with the workers that have it in memory."""
-    filters: dict[str, Any] = {"tenant_id": tenant, "domain_id": domain, "base_digest": base, "status": status}
+    owner = optional_tenant_id(state.client, tenant)
+    filters: dict[str, Any] = {"tenant_id": owner, "domain_id": domain, "base_digest": base, "status": status}
     rows = list(state.client.admin.adapters(limit, **filters))
     columns = {
         "id": lambda adapter: adapter.id,
@@ -263,6 +271,8 @@ def workers(state: State) -> None:
         "resident": lambda worker: len(worker.resident),
         "base": lambda worker: short(worker.base_digest),
         "seen": lambda worker: worker.heartbeat_at,
+        "healthy": lambda worker: worker.healthy,
+        "problem": lambda worker: worker.problem,
     }
     state.show(rows, table(rows, columns))
 
@@ -272,14 +282,15 @@ def usage(
     state: State, tenant: TenantOption = None, from_day: FromDayOption = None, to_day: ToDayOption = None
 ) -> None:
     """Show the usage of each tenant per day, by default for the last 30 days."""
-    rows = list(state.client.admin.usage(tenant_id=tenant, from_day=day_of(from_day), to_day=day_of(to_day)))
+    owner = optional_tenant_id(state.client, tenant)
+    rows = list(state.client.admin.usage(tenant_id=owner, from_day=day_of(from_day), to_day=day_of(to_day)))
     state.show(rows, table(rows, {"tenant": lambda day: day.tenant_id, **DAY_COLUMNS}))
 
 
 @command(app)
 def deletions(state: State, tenant: TenantOption = None, limit: LimitOption = None) -> None:
     """List the receipts of all deletions, newest first."""
-    receipts = list(state.client.admin.deletions(limit, tenant_id=tenant))
+    receipts = list(state.client.admin.deletions(limit, tenant_id=optional_tenant_id(state.client, tenant)))
     state.show(receipts, deletions_view(receipts))
 
 
@@ -288,14 +299,21 @@ def audit(
     state: State,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries.")] = 50,
     tenant: TenantOption = None,
+    key: Annotated[str | None, typer.Option("--key", help="List only actions with this key, by id.")] = None,
+    action: Annotated[str | None, typer.Option(help="List only this action, such as `adapter.promote`.")] = None,
+    after: AfterOption = None,
+    before: BeforeOption = None,
 ) -> None:
     """Show the audit log: what was changed, when and with which API key, newest first."""
-    entries = list(state.client.admin.audit(limit, tenant_id=tenant))
+    filters: AuditFilters = {"tenant_id": optional_tenant_id(state.client, tenant), "actor_key_id": key}
+    filters |= {"action": action, "created_after": after, "created_before": before}
+    entries = list(state.client.admin.audit(limit, **filters))
     columns = {
         "when": lambda entry: entry.created_at,
         "action": lambda entry: entry.action,
         "target": lambda entry: entry.target,
         "key": lambda entry: entry.actor_key_id,
+        "address": lambda entry: entry.address,
         "tenant": lambda entry: entry.tenant_id,
     }
     state.show(entries, table(entries, columns))

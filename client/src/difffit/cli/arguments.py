@@ -3,6 +3,7 @@
 from contextlib import suppress
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
+from unicodedata import normalize
 
 import typer
 
@@ -11,6 +12,7 @@ from difffit.requests import Keep, Sampling
 
 if TYPE_CHECKING:
     from difffit import Client
+    from difffit.models import Tenant
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or id of the domain.")]
 OptionalDomainArgument = Annotated[
@@ -105,6 +107,28 @@ def domain_id(client: "Client", name_or_id: str) -> str:
     for domain in client.domains.list(name=name_or_id):
         return domain.id
     raise Missing(f"There is no domain with the name or id '{name_or_id}'.")
+
+
+def tenant_of(client: "Client", name_or_id: str) -> "Tenant":
+    """Returns the tenant with this name or id. Raises NotFound."""
+    from difffit.errors import Missing, NotFound
+
+    if name_or_id.startswith("ten_"):
+        with suppress(NotFound):
+            return client.admin.tenants.get(name_or_id)
+    name = normalize("NFC", name_or_id)
+    for tenant in client.admin.tenants.list(name=name):
+        if tenant.name == name:
+            return tenant
+    raise Missing(f"There is no tenant with the name or id '{name_or_id}'.")
+
+
+def optional_tenant_id(client: "Client", name_or_id: str | None) -> str | None:
+    """Returns the id of the tenant that an option names. An id of a deleted tenant stays as it is, since its records
+    outlive it. Raises NotFound for a name."""
+    if name_or_id is None or name_or_id.startswith("ten_"):
+        return name_or_id
+    return tenant_of(client, name_or_id).id
 
 
 def day_of(time: datetime | None) -> date | None:

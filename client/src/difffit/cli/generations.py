@@ -79,7 +79,7 @@ def generate(
     deadline_seconds: Annotated[
         float | None, typer.Option("--deadline", help="Seconds until the request expires.")
     ] = None,
-    previews: Annotated[int | None, typer.Option(min=0, max=10, help="Previews to store per image.")] = None,
+    previews: Annotated[int | None, typer.Option(min=0, max=10, help="Previews to store and save per image.")] = None,
     webhook_id: Annotated[
         str | None, typer.Option("--webhook", help="Id of a webhook to which the end is sent.")
     ] = None,
@@ -136,7 +136,7 @@ def generate(
     else:
         started = (state.client.generations.create(owner, prefer_wait=prefer_wait, **settings),)
     if wait:
-        _save(state, _wait(state, [generation.id for generation in started]), output)
+        _save(state, _wait(state, [generation.id for generation in started]), output, with_previews=bool(previews))
         return
     state.show(_one_or_all(started), Group(*(record(generation, *_FIELDS) for generation in started)))
     for generation in started:
@@ -186,10 +186,15 @@ def cancel(state: State, generation: GenerationArgument) -> None:
 
 
 @command(app)
-def download(state: State, generation: GenerationArgument, output: OutputOption = Path()) -> None:
+def download(
+    state: State,
+    generation: GenerationArgument,
+    output: OutputOption = Path(),
+    previews: Annotated[bool, typer.Option("--previews", help="Save its previews next to its images.")] = False,
+) -> None:
     """Save a generation's images as PNGs. Waits until they are finished."""
     _check_output(output, state.client.generations.get(generation).count)
-    _save(state, _wait(state, [generation]), output)
+    _save(state, _wait(state, [generation]), output, with_previews=previews)
 
 
 @command(app)
@@ -251,14 +256,22 @@ def _is_file(output: Path) -> bool:
     return output.suffix.lower() == ".png" and not output.is_dir()
 
 
-def _save(state: State, generations: "Sequence[Generation]", output: Path) -> None:
+def _save(state: State, generations: "Sequence[Generation]", output: Path, *, with_previews: bool) -> None:
+    """Saves the images, and next to each one its previews, such as `fruit-7-step-10.png`, if they are wanted."""
     shown: list[dict[str, Any]] = []
     for generation in generations:
         pictures = state.client.generations.pictures(generation)
         shown.append(generation.model_dump(mode="json"))
-        for image, picture in zip(shown[-1]["images"], pictures, strict=True):
-            image["path"] = str(picture.save(output))
-    paths = [image["path"] for each in shown for image in each["images"]]
+        saved = {picture.index: picture.save(output) for picture in pictures}
+        for image in shown[-1]["images"]:
+            image["path"] = str(saved[image["index"]])
+        for preview in shown[-1]["previews"]:
+            index, step = preview["index"], preview["step"]
+            if with_previews and index in saved:
+                path = saved[index].with_name(f"{saved[index].stem}-step-{step}.png")
+                path.write_bytes(state.client.generations.preview(generation.id, index, step))
+                preview["path"] = str(path)
+    paths = [file["path"] for each in shown for file in (*each["images"], *each["previews"]) if "path" in file]
     state.show(_one_or_all(shown), Group(*paths))
 
 

@@ -34,12 +34,13 @@ def table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Any]]) -> T
 
 
 def record(value: Any, *names: str, **more: Any) -> Table:
-    """Returns a table with one line per field: the attributes `names` of `value`, then the values in `more`."""
+    """Returns a table with one line per field: the attributes `names` of `value`, then the values in `more`. A seed has
+    no separators, so that it can be copied into `--seed`."""
     view = Table(box=None, show_header=False, pad_edge=False)
     view.add_column(style="dim")
     view.add_column(overflow="fold")
     for name, field in [*((name, getattr(value, name)) for name in names), *more.items()]:
-        view.add_row(name.replace("_", " "), _text(field))
+        view.add_row(name.replace("_", " "), Text(str(field)) if name == "seed" else _text(field))
     return view
 
 
