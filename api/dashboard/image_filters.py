@@ -73,8 +73,8 @@ def filter_fields(path: str, filters: dict[str, str], adapters: list[Adapter], d
         versions["base"] = tr("Base model")
         controls["adapter_id"] = _choice(tr("Version"), versions, filters.get("adapter_id", ""))
         controls["marked"] = kit.choice(tr("Favourites"), tr_all(_MARKED), marked if marked in _MARKED else "")
-        controls["since"] = _day(tr("From"), filters.get("since", ""))
-        controls["until"] = _day(tr("Until"), filters.get("until", ""))
+        controls["since"] = kit.day(tr("From"), filters.get("since", ""))
+        controls["until"] = kit.day(tr("Until"), filters.get("until", ""))
         seed = number_of(filters.get("seed", ""))
         controls["seed"] = kit.number(tr("Seed"), seed, least=0, most=_MAX_SEED, may_be_empty=True)
         controls["label"] = kit.field(tr("Label contains"), filters.get("label", ""), most=_LABEL_LENGTH)
@@ -86,7 +86,3 @@ def _choice(label: str, options: dict[str, str], chosen: str) -> ui.select:
     stays chosen."""
     kept = {chosen: chosen} if chosen and chosen not in options else {}
     return kit.choice(label, {"": tr("Any"), **options, **kept}, chosen)
-
-
-def _day(label: str, value: str) -> ui.input | ui.textarea:
-    return kit.field(label, value).props("type=date")

@@ -108,6 +108,11 @@ def field(
     return _as_field(element.props(f'placeholder="{placeholder}"'), hint)
 
 
+def day(label: str, value: str) -> ui.input | ui.textarea:
+    """Adds a field for a day, such as 2026-11-23."""
+    return field(label, value).props("type=date")
+
+
 def number(
     label: str,
     value: float | None,

@@ -14,9 +14,9 @@ _FIRST = "-"
 _MAX_TRAIL = 50
 
 
-def filter_buttons(path: str, **controls: ValueElement[Any]) -> None:
+def filter_buttons(path: str, unfiltered: str = "", /, **controls: ValueElement[Any]) -> None:
     """Adds buttons below the filters of a list. One shows the list at `path` with the filters' values in the address,
-    by their names, as Enter in a field does; the other shows the list without filters."""
+    by their names, as Enter in a field does; the other, with the label `unfiltered`, shows the list without filters."""
 
     def show() -> None:
         if Form(**controls).is_valid():
@@ -26,7 +26,7 @@ def filter_buttons(path: str, **controls: ValueElement[Any]) -> None:
 
     with kit.box("row"):
         submitter = kit.button(tr("Show"), show, kind="primary")
-        kit.link_button(tr("Show all"), path)
+        kit.link_button(unfiltered or tr("Show all"), path)
     for control in controls.values():
         if isinstance(control, ui.input | ui.number):
             press_on_enter(control, submitter)

@@ -5,9 +5,10 @@ from nicegui import ui
 from api.dashboard import kit, words
 from api.dashboard.forms import NAME_LENGTH, Form, form_dialog
 from api.dashboard.frame import frame, page
+from api.dashboard.keys import keys_card
 from api.dashboard.lists import filter_buttons, pager
 from api.dashboard.texts import number, tr
-from api.dashboard.user import AdminUser, User
+from api.dashboard.user import MOST, AdminUser, User
 from difffit.models import Tenant
 
 _PAGE = 50
@@ -30,6 +31,7 @@ async def tenants(user: AdminUser, name: str = "", cursor: str = "") -> None:
         else:
             kit.empty(tr("No tenants yet"), tr("Create one, then issue a key for it."))
         pager("tenants", "/tenants", listed.next_cursor, {"name": name})
+        keys_card(user, [key async for key in user.api.admin.keys.list_admin(MOST)], None)
 
 
 def _row(tenant: Tenant) -> list[kit.Cell]:

@@ -1,11 +1,13 @@
 """Page of a tenant's usage and quotas."""
 
+import datetime
+
 from api.dashboard import kit, words
 from api.dashboard.days import days_card
 from api.dashboard.frame import frame, page
 from api.dashboard.texts import tr
 from api.dashboard.user import TenantUser
-from difffit.models import Quota
+from difffit.models import Quota, UsageDay
 
 _QUOTAS = {
     "queued_generations": "Queued generations",
@@ -19,7 +21,10 @@ _QUOTAS = {
 
 
 @page("/usage")
-async def usage(user: TenantUser) -> None:
+async def usage(user: TenantUser, from_day: str = "", to_day: str = "") -> None:
+    async def days(first: datetime.date | None, last: datetime.date | None) -> list[UsageDay]:
+        return (await user.api.usage(from_day=first, to_day=last)).days
+
     with frame(user, tr("Usage"), section="Usage"):
         totals = await user.api.usage()
         with kit.card(tr("Total")):
@@ -35,7 +40,7 @@ async def usage(user: TenantUser) -> None:
         with kit.card(tr("Limits"), tr("An administrator can change them.")), kit.box("quotas"):
             for name, quota in totals.quotas.items():
                 _quota(tr(_QUOTAS.get(name, name.replace("_", " "))), quota, is_size=name == "stored_bytes")
-        days_card(totals.days)
+        await days_card("/usage", from_day, to_day, days)
 
 
 def _quota(name: str, quota: Quota, *, is_size: bool) -> None:

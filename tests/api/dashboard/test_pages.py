@@ -8,7 +8,7 @@ import pytest
 
 from core.ml.errors import DrawingDiverged
 from core.service import jobs
-from core.service.db.models import ApiKey, Generation
+from core.service.db.models import ApiKey, Generation, UsageDay
 from tests.api.client import (
     ADMIN_KEY,
     Api,
@@ -126,6 +126,29 @@ def test_administrator_sees_the_usage_of_a_tenant(browser: Browser, pages: Api, 
     assert pages.admin.read("/v1/admin/usage", params={"tenant_id": "ten_none"})["data"] == []
     browser.sign_in(ADMIN_KEY)
     assert "3.0 s" in browser.get(f"/dashboard/tenants/{owner}").text
+    assert "3.0 s" not in browser.get(f"/dashboard/tenants/{owner}?to_day=2024-12-31").text
+
+
+def test_usage_of_a_period_is_shown(browser: Browser, pages: Api, tenant: Client) -> None:
+    owner = tenant.read("/v1/key")["tenant_id"]
+    with pages.services.database.session() as session:
+        for day in (datetime.date(2024, 2, 28), datetime.date(2024, 2, 29)):
+            session.add(UsageDay(tenant_id=owner, day=day, images=1, model_evaluations=1, training_seconds=0.0))
+    shown = browser.get("/dashboard/usage?from_day=2024-02-29&to_day=2024-03-31").text
+    assert "29 Feb 2024" in shown
+    assert "28 Feb 2024" not in shown
+    assert "Feb 2024" not in browser.get("/dashboard/usage?from_day=tomorrow").text
+    too_long = browser.get("/dashboard/usage?from_day=2024-02-29&to_day=2026-03-31").text
+    assert "Invalid period" in too_long
+    assert "Model evaluations" in too_long, "the rest of the page stays"
+
+
+def test_administrators_keys_are_shown(browser: Browser, pages: Api) -> None:
+    key = pages.admin.made("/v1/admin/keys", {"name": "Ada", "lifetime_seconds": 3600})
+    browser.sign_in(ADMIN_KEY)
+    shown = browser.get("/dashboard/tenants").text
+    assert key["id"] in shown
+    assert "Administrators" in shown
 
 
 def test_pages_add_no_second_main_element(browser: Browser, tenant: Client) -> None:
