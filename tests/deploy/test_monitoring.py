@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from core.service.storage.errors import StorageUnavailable
 from core.service.tenancy import Scope
 from tests.core.service.rows import add_finetune, add_generation, tenant_with_domain
 from tests.deploy.test_compose import OURS
+from tests.deploy.test_kubernetes import BASE, SERVICE_PODS, kustomization
 from tests.worker.test_metrics import gpu, settings  # noqa: F401  # fixtures: a real engine on the bundled base
 from worker import metrics, webhooks
 from worker.gpu import Gpu
@@ -84,6 +86,56 @@ def test_prometheus_loads_the_rules_and_scrapes_both() -> None:
         if "worker" in name and "embedded" not in name
     }
     assert names == {("api", int(OURS["api"]["environment"]["DIFFFIT_API_METRICS_PORT"])), *workers}
+
+
+def test_kubernetes_targets_get_the_job_names_of_the_alerts() -> None:
+    """Applies the relabelling rules to the targets that Prometheus makes of the pods: one for each port."""
+    (scrape,) = yaml.safe_load((FOLDER / "kubernetes.yml").read_text())["scrape_configs"]
+    (discovery,) = scrape["kubernetes_sd_configs"]
+    assert discovery == {"role": "pod", "namespaces": {"names": [kustomization(BASE)["namespace"]]}}
+    targets = set()
+    for (variant, name), pod in SERVICE_PODS.items():
+        for container in pod["spec"]["containers"]:
+            for port in container.get("ports", []):
+                labels = relabelled(scrape["relabel_configs"], discovered(name, pod["metadata"], port["name"]))
+                if labels is not None:
+                    assert labels["pod"] == name
+                    targets.add((variant, labels["job"], port["containerPort"]))
+    jobs = {job["job_name"] for job in yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]}
+    asked = {
+        matcher.value
+        for expression in expressions()
+        for selector in selectors(promql_parser.parse(expression))
+        for matcher in selector.matchers.matchers
+        if matcher.name == "job"
+    }
+    assert jobs == asked == {job for _, job, _ in targets}
+    assert targets == {
+        (variant, f"difffit-{part}", port)
+        for variant in ("base", "gpu")
+        for part, port in (("api", 9101), ("worker", 9100))
+    }
+
+
+def discovered(name: str, metadata: dict[str, Any], port: str) -> dict[str, str]:
+    """Returns the labels that Prometheus' discovery gives to a port of a pod."""
+    labels = {"__meta_kubernetes_pod_name": name, "__meta_kubernetes_pod_container_port_name": port}
+    for kind in ("label", "annotation"):
+        for key, value in metadata.get(f"{kind}s", {}).items():
+            labels[f"__meta_kubernetes_pod_{kind}_{re.sub('[^a-zA-Z0-9_]', '_', key)}"] = value
+    return labels
+
+
+def relabelled(rules: list[dict[str, Any]], labels: dict[str, str]) -> dict[str, str] | None:
+    """Returns a target's labels after the rules, which keep or copy, or None if a rule drops the target."""
+    for rule in rules:
+        value = labels.get(*rule["source_labels"], "")
+        if rule.get("action") == "keep":
+            if not re.fullmatch(rule["regex"], value):
+                return None
+        else:
+            labels[rule["target_label"]] = value
+    return labels
 
 
 def test_queues_are_counted_from_database_rows(database: Database) -> None:
