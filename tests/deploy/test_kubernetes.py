@@ -15,7 +15,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from core.service.config import Settings
+from core.service.config import UPLOAD_FORM_BYTES, Settings
 from core.service.db.schema import upgrade
 from core.service.db.session import Database
 from core.service.tenancy import SYSTEM
@@ -203,9 +203,26 @@ def test_api_rejects_the_examples_secrets(name: str) -> None:
 
 def test_manifests_behind_a_proxy_name_trusted_proxies() -> None:
     config = of_kind("base", "ConfigMap")[0]["data"]
-    assert "DIFFFIT_TRUSTED_PROXIES" in config
+    assert {"DIFFFIT_TRUSTED_PROXIES", "DIFFFIT_PUBLIC_URL"} <= set(config)
     for name in ("api", "api-embedded"):
         assert OURS[name]["environment"]["DIFFFIT_TRUSTED_PROXIES"] == "${DIFFFIT_TRUSTED_PROXIES:-}"
+
+
+def test_example_ingress_leads_to_the_api_with_its_limits() -> None:
+    main, health = yaml.safe_load_all((FOLDER / "ingress.example.yaml").read_text())
+    (service,) = of_kind("base", "Service")
+    for document in (main, health):
+        kubernetes_validate.validate(document, "1.34", strict=True)
+        (rule,) = document["spec"]["rules"]
+        for path in rule["http"]["paths"]:
+            backend = path["backend"]["service"]
+            assert backend["name"] == service["metadata"]["name"]
+            assert backend["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
+    annotations = {name.rpartition("/")[2]: value for name, value in main["metadata"]["annotations"].items()}
+    limit = int(annotations["proxy-body-size"].removesuffix("m")) * 2**20
+    assert limit == Settings.model_fields["max_upload_bytes"].default + UPLOAD_FORM_BYTES
+    assert int(annotations["proxy-read-timeout"]) > 60
+    assert {annotations["proxy-buffering"], annotations["proxy-request-buffering"]} == {"off"}
 
 
 def test_finetune_over_several_gpus_has_one_process_per_gpu() -> None:
