@@ -48,6 +48,10 @@ def build(image: str, folder: Path) -> None:
         subprocess.run(["chroot", root, *command], env={"PATH": PATH}, check=True)
     config = Config({"PATH": PATH}, "/", "0", {k: v for k, v in os.environ.items() if k.startswith("PIP_")})
     for instruction, argument in instructions(ROOT / "deploy/docker" / IMAGES[image]):
+        if instruction == "FROM":
+            is_backup = argument.endswith(" AS backup")  # needs PostgreSQL's package repository
+        if is_backup:
+            continue
         print(f"{image}: {instruction} {argument}", flush=True)
         follow(instruction, argument, root, config)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
@@ -88,7 +92,7 @@ def follow(instruction: str, argument: str, root: Path, config: Config) -> None:
 
 
 def instructions(dockerfile: Path) -> Iterator[tuple[str, str]]:
-    """Yields each instruction and its argument, without comments and line breaks."""
+    """Yields each instruction and its argument, without comments and line breaks. Every stage begins with FROM."""
     text = re.sub(r"^#.*\n", "", dockerfile.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     for line in filter(None, text.splitlines()):
         instruction, _, argument = line.partition(" ")

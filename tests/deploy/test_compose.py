@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
-JOBS = {"bucket", "migrate", "roles"}
+JOBS = {"backup", "bucket", "migrate", "roles"}
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
 
 
@@ -35,6 +35,7 @@ def test_compose_file_matches_the_specification() -> None:
         ("full", {"postgres", "redis", "storage", "roles", "bucket", "migrate", "api", "worker"}),
         ("gpu", {"postgres", "redis", "storage", "roles", "bucket", "migrate", "api", "worker-gpu"}),
         ("gpu-1", {"worker-gpu-1"}),
+        ("backup", {"backup"}),
         ("monitoring", {"prometheus", "grafana"}),
     ],
 )
@@ -46,7 +47,7 @@ def test_profiles_start_the_services_they_need(profile: str, names: set[str]) ->
 
 
 def test_commands_are_those_that_the_main_job_test_runs() -> None:
-    commands = {tuple(service["command"]) for service in OURS.values()}
+    commands = {tuple(service["command"]) for name, service in OURS.items() if name != "backup"}
     assert commands == {("python", "-m", module) for module in ("api", "worker", "migrations", "core.service.storage")}
     checks = {tuple(service["healthcheck"]["test"]) for name, service in OURS.items() if name not in JOBS}
     assert checks == {tuple(OURS[name]["healthcheck"]["test"]) for name in ("api", "worker")}
@@ -55,7 +56,8 @@ def test_commands_are_those_that_the_main_job_test_runs() -> None:
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_mounted_files_exist(name: str) -> None:
     for volume in SERVICES[name].get("volumes", []):
-        assert not volume.startswith("./") or (ROOT / volume.split(":")[0]).exists(), volume
+        if volume.startswith("./") and volume != "./backups:/backups":  # which the operator makes
+            assert (ROOT / volume.split(":")[0]).exists(), volume
 
 
 def test_settings_reach_our_services_only() -> None:
@@ -79,8 +81,9 @@ PATCHED = {"python": (3, 11, 14), "redis": (8, 2, 9), "postgres": (18, 7)}
 
 def test_images_are_pinned_to_patched_releases() -> None:
     images = [service["image"] for name, service in SERVICES.items() if name not in OURS]
-    images += re.findall(r"^FROM (\S+)", "\n".join(path.read_text() for path in DOCKERFILES), re.MULTILINE)
-    for image in images:
+    text = "\n".join(path.read_text() for path in DOCKERFILES)
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE))
+    for image in {*images, *re.findall(r"^FROM (\S+)", text, re.MULTILINE)} - stages:
         match = re.fullmatch(r"([\w/]+):v?([\d.]+)(-[\w.-]+)?(@sha256:[0-9a-f]{64})?", image)
         assert match is not None, image
         version = tuple(map(int, match[2].split(".")))
@@ -118,7 +121,19 @@ def test_containers_write_large_files_to_disk(name: str) -> None:
     assert re.search(r"^USER [1-9]\d*$", dockerfile, re.MULTILINE)
     owned = re.search(r"chown \d+ (.+)$", dockerfile, re.MULTILINE)
     assert owned is not None
-    assert mounts - {"/tmp"} <= set(owned[1].split())
+    assert mounts - {"/tmp", "/backups"} <= set(owned[1].split())  # a folder of the host, which the operator owns
+
+
+def test_backup_has_client_programs_of_the_servers_version_and_the_owners_settings() -> None:
+    backup = OURS["backup"]
+    text = (ROOT / backup["build"]["dockerfile"]).read_text()
+    (stage,) = re.findall(rf"^FROM app AS {backup['build']['target']}\n(.*?)^FROM app$", text, re.MULTILINE | re.DOTALL)
+    version = re.search(r"^postgres:(\d+)", SERVICES["postgres"]["image"])
+    assert version is not None
+    assert f" postgresql-client-{version[1]} " in stage
+    assert stage.endswith('USER 10001\nENTRYPOINT ["python", "-m", "core.service.backup"]\nCMD ["--help"]\n\n')
+    assert backup["environment"] == OURS["migrate"]["environment"]
+    assert "command" not in backup
 
 
 def test_workers_on_one_machine_have_a_scratch_volume_each() -> None:

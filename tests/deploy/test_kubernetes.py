@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     import kubernetes_validate
 
 FOLDER = Path(__file__).parents[2] / "deploy/kubernetes"
-BASE, GPU, KEDA, TRAIN = (FOLDER / name for name in ("base", "gpu", "keda", "train"))
+BASE, GPU, KEDA, TRAIN, BACKUP = (FOLDER / name for name in ("base", "gpu", "keda", "train", "backup"))
 SETTINGS = {f"DIFFFIT_{name.upper()}" for name in Settings.model_fields}
 STORE_PORTS = {8333, 443}
 OF_BOTO = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -68,14 +68,14 @@ def on_gpus() -> Iterator[dict[str, Any]]:
 
 
 SERVER = {"base": list(documents(BASE)), "gpu": list(on_gpus())}
-VARIANTS = SERVER | {"train": list(documents(TRAIN))}
+VARIANTS = SERVER | {"train": list(documents(TRAIN)), "backup": list(documents(BACKUP))}
 COPYING = list(yaml.safe_load_all((TRAIN / "images.yaml").read_text()))
 """Manifests of train/ that kustomize does not apply."""
 PODS = {
-    (variant, document["metadata"]["name"]): document["spec"]["template"]
+    (variant, document["metadata"]["name"]): spec["template"]
     for variant, manifests in VARIANTS.items()
     for document in manifests
-    if "template" in document.get("spec", {})
+    if "template" in (spec := document.get("spec", {}).get("jobTemplate", document).get("spec", {}))
 }
 
 SERVICE_PODS = {key: pod for key, pod in PODS.items() if key[0] in SERVER}
@@ -157,6 +157,7 @@ def test_pods_reach_only_the_ports_in_their_settings(variant: str, name: str) ->
         "difffit-api": {5432, 6379, *STORE_PORTS, 4318},
         "difffit-worker": {5432, 6379, *STORE_PORTS, 4318},
         "difffit-train": {443},
+        "difffit-backup": {5432, *STORE_PORTS},
     }
     assert anywhere == {53, *needed[name]}
     internet = [block["ipBlock"] for rule in policy["egress"] for block in rule.get("to", [])]
@@ -208,6 +209,18 @@ def test_manifests_behind_a_proxy_name_trusted_proxies() -> None:
         assert OURS[name]["environment"]["DIFFFIT_TRUSTED_PROXIES"] == "${DIFFFIT_TRUSTED_PROXIES:-}"
 
 
+def test_backups_are_saved_by_the_owner_into_a_new_folder_of_the_claim() -> None:
+    (container,) = PODS["backup", "difffit-backup"]["spec"]["containers"]
+    shell, option, command = container["command"]
+    assert (shell, option) == ("sh", "-c")
+    assert command.startswith("exec python -m core.service.backup save /backups/$(date ")
+    migrate = PODS["base", "difffit-migrate"]["spec"]["containers"][0]
+    of_aws = [variable for variable in container["env"] if variable["name"] in OF_BOTO]
+    assert container["env"] == [*migrate["env"], *of_aws]
+    assert len(of_aws) == len(OF_BOTO)
+    assert container["envFrom"] == migrate["envFrom"]
+
+
 def test_example_ingress_leads_to_the_api_with_its_limits() -> None:
     main, health = yaml.safe_load_all((FOLDER / "ingress.example.yaml").read_text())
     (service,) = of_kind("base", "Service")
@@ -242,7 +255,7 @@ def test_finetune_over_several_gpus_has_one_process_per_gpu() -> None:
 @pytest.mark.parametrize("pod", SERVICE_PODS.values(), ids=map(" ".join, SERVICE_PODS))
 def test_pods_run_composes_commands_with_existing_settings(pod: dict[str, Any]) -> None:
     (container,) = pod["spec"]["containers"]
-    assert container["command"] in [service["command"] for service in OURS.values()]
+    assert container["command"] in [service.get("command") for service in OURS.values()]
     config = of_kind("base", "ConfigMap")[0]["data"]
     own = {variable["name"]: variable["valueFrom"]["secretKeyRef"] for variable in container["env"]}
     assert set(config) | set(own) <= SETTINGS | OF_BOTO

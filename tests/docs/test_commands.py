@@ -30,6 +30,7 @@ NOT_RUN = {
     "python -m worker": "needs DiT-XL/2's weights and a GPU; the tests start it on the bundled base",
     "docker build": "no docker here; `make images` runs the Dockerfiles' commands",
     "docker compose": "no docker here; tests/deploy/test_compose.py and tests/test_main_job.py run what it would start",
+    "install -d": "as root, for compose",
     "psql -f deploy/postgres/roles.sql": "on a server elsewhere; tests/deploy/test_roles.py runs it on its own",
     "python -m migrations": "on a server elsewhere; tests/test_main_job.py runs it on its own",
     "difffit train IMAGES --base facebook/DiT-XL-2-256": "the same; tests/client/test_local.py has the bundled one",
