@@ -31,6 +31,8 @@ NOT_RUN = {
     "docker build": "no docker here; `make images` runs the Dockerfiles' commands",
     "docker compose": "no docker here; tests/deploy/test_compose.py and tests/test_main_job.py run what it would start",
     "install -d": "as root, for compose",
+    "git checkout": "the reader's checkout",
+    "kubectl": "no cluster here; tests/deploy/test_kubernetes.py checks the manifests",
     "psql -f deploy/postgres/roles.sql": "on a server elsewhere; tests/deploy/test_roles.py runs it on its own",
     "python -m migrations": "on a server elsewhere; tests/test_main_job.py runs it on its own",
     "difffit train IMAGES --base facebook/DiT-XL-2-256": "the same; tests/client/test_local.py has the bundled one",
