@@ -4,16 +4,20 @@ Idempotency-Key header."""
 import errno
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.encoders import jsonable_encoder
 from fastapi.params import Form
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
@@ -24,9 +28,11 @@ from api.threads import pool_of, run_in
 from core.artifact.errors import InvalidRequest
 from core.service import idempotency
 from core.service.db.session import Database
+from core.service.errors import DatabaseUnavailable
 from core.service.idempotency import Answer
 from core.service.tenancy import Scope
 
+logger = logging.getLogger(__name__)
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 LONGEST = 255
@@ -42,7 +48,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 class IdempotentRoute(APIRoute):
     """Route that stores the successful response to a POST with an Idempotency-Key for a day, and replays it for the
-    same idempotency key and body. A failed request frees the idempotency key for another try.
+    same idempotency key and body. A request that failed without an effect frees the idempotency key for another try.
 
     The API key is checked before any of the body is read, so that strangers cannot upload.
 
@@ -102,7 +108,8 @@ async def _answer(request: Request, scope: Scope, handle: Handler) -> Response:
 
 async def _once(request: Request, scope: Scope, key: str, handle: Handler) -> Response:
     digest = await _digest(request)
-    run = _Run(request.app.state.services.database, scope, key)
+    request.state.scope = replace(scope, idempotency_key=key)
+    request.state.run = run = _Run(request.app.state.services.database, scope, key)
     try:
         first = await run_in_threadpool(run.begin, digest)
         if first is not None:
@@ -129,12 +136,24 @@ class _Run:
             return idempotency.begin(session, self.key, digest)
 
     def end(self) -> None:
-        """Stores the response for the idempotency key, or frees the idempotency key if the request failed."""
-        with self.database.session(self.scope) as session:
-            if self.answer is None:
-                idempotency.abandon(session, self.key)
-            else:
-                idempotency.complete(session, self.key, self.answer)
+        """Stores the response for the idempotency key, or frees the idempotency key if the request failed. If the
+        database does not respond, the client gets its response nevertheless."""
+        try:
+            with self.database.session(self.scope) as session:
+                if self.answer is None:
+                    idempotency.abandon(session, self.key)
+                else:
+                    idempotency.complete(session, self.key, self.answer)
+        except DatabaseUnavailable:
+            logger.warning("The response to a request with an idempotency key was not stored", exc_info=True)
+
+
+async def keep(request: Request, status_code: int, response: BaseModel) -> None:
+    """Stores the response of a request with an idempotency key while the request goes on, in case it never ends."""
+    run: _Run | None = getattr(request.state, "run", None)
+    if run is not None:
+        run.answer = Answer(status_code, jsonable_encoder(response))
+        await run_in_threadpool(run.end)
 
 
 async def _digest(request: Request) -> str:

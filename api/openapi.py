@@ -25,6 +25,7 @@ from core.service.errors import (
     IdempotencyConflict,
     IdempotencyMismatch,
     InvalidCursor,
+    ResponseLost,
     Unauthenticated,
 )
 from core.service.extras import is_installed
@@ -197,7 +198,7 @@ def _complete(operation: dict[str, Any], method: str, *, is_open: bool) -> None:
         _add(responses, Conflict)
     if method == "post":
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/IdempotencyKey"})
-        _add(responses, IdempotencyConflict, IdempotencyMismatch)
+        _add(responses, IdempotencyConflict, IdempotencyMismatch, ResponseLost)
     for status, response in responses.items():
         response["headers"] = {**response.get("headers", {}), **_headers(method, status, is_open=is_open)}
 
@@ -238,7 +239,8 @@ def _idempotency_key() -> dict[str, Any]:
         "in": "header",
         "required": False,
         "description": "Any value, such as a UUID. Within a day, the same key and body return the first response. "
-        "Another body is rejected with 422; 409 means that the first request is still running.",
+        "Another body is rejected with 422; 409 means that the first request still runs, or in rare cases that it "
+        "was carried out but its response is lost.",
         "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[ -~]+$"},
     }
 

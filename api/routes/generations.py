@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from operator import itemgetter
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -14,7 +15,7 @@ from api.auth import ReaderDep, WriterDep
 from api.deps import OF_STATUS, DatabaseDep, PageDep, Services, ServicesDep
 from api.errors import ServiceBusy, TooManyStreams
 from api.filters import GenerationFilterDep, OwnedGenerationFilterDep
-from api.idempotency import IdempotentRoute
+from api.idempotency import IdempotentRoute, keep
 from api.openapi import deleted, problems
 from api.schemas.common import Listing, SignedUrl, listing
 from api.schemas.generations import GenerationBatchCreate, GenerationBatchOut, GenerationCreate, GenerationOut
@@ -39,6 +40,7 @@ from core.service.generations import GenerationRequest
 from core.service.tenancy import Scope
 
 router = APIRouter(prefix="/v1", tags=["generations"], route_class=IdempotentRoute)
+Out = TypeVar("Out", GenerationOut, GenerationBatchOut)
 
 
 _ERRORS = (
@@ -74,7 +76,7 @@ async def create_generation(
 ) -> GenerationOut:
     """Generate images of one of the domain's classes."""
     create = partial(_create, services, scope, id, [body.to_request()], signer(request))
-    return (await _start(create, request, scope, services, response, prefer))[0]
+    return await _start(create, request, scope, services, response, prefer, itemgetter(0))
 
 
 @router.post(
@@ -95,7 +97,7 @@ async def create_generation_batch(
     """Generate images of several of the domain's classes: one generation for each class, or none if one of them is
     rejected. Image k of every class uses seed + k."""
     create = partial(_create, services, scope, id, body.to_requests(), signer(request))
-    return GenerationBatchOut.of(await _start(create, request, scope, services, response, prefer))
+    return await _start(create, request, scope, services, response, prefer, GenerationBatchOut.of)
 
 
 @router.get("/generations", operation_id="list_all_generations", responses=problems(NotFound))
@@ -175,10 +177,13 @@ async def _start(
     services: Services,
     response: Response,
     prefer: str | None,
-) -> list[GenerationOut]:
-    """Creates generations, and waits for them as the client prefers. Sets the status and headers of the response."""
+    shape: Callable[[list[GenerationOut]], Out],
+) -> Out:
+    """Creates generations, and waits for them as the client prefers. Sets the status and headers of the response, and
+    returns its body, which `shape` makes."""
     results = await run_in_threadpool(create)
     if seconds := preferred_wait(prefer):
+        await keep(request, 202, shape(results))
         with suppress(TooManyStreams, ServiceBusy), services.limits.waits.take(scope.tenant):
             response.headers["Preference-Applied"] = f"wait={seconds}"
             loop, signed = asyncio.get_running_loop(), signer(request)
@@ -186,7 +191,7 @@ async def _start(
             results = [await _wait(services, scope, result, end - loop.time(), signed) for result in results]
     if all(result.status in ENDED for result in results):
         response.status_code = 200
-    return results
+    return shape(results)
 
 
 async def _wait(

@@ -11,10 +11,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from core.service import idempotency
 from core.service.db.isolation import scope_of
 from core.service.db.models import AuditEntry
 from core.service.db.paging import Page, PageRequest, fetch_page, storable
 from core.service.tracing import current_address, current_request_id
+
+_FAILURES = {"adapter.quarantine", "dataset.upload.fail", "key.refuse"}
+"""Actions of requests that fail, which may be repeated with the same idempotency key."""
 
 
 def record(
@@ -34,6 +38,8 @@ def record(
     where the session is an administrator's or a worker's and the target belongs to a tenant.
     """
     scope = scope_of(session)
+    if action not in _FAILURES:
+        idempotency.carry_out(session, target)
     session.add(
         AuditEntry(
             tenant_id=tenant_id or scope.tenant_id,

@@ -80,6 +80,16 @@ class IdempotencyConflict(CoreError):
         super().__init__("A request with this Idempotency-Key is still running. Try again in a moment.")
 
 
+class ResponseLost(CoreError):
+    code, status, title = "response_lost", 409, "Response of the first request with this idempotency key lost"
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"A request with this Idempotency-Key was carried out, but its response was lost. Read '{target}', or send "
+            "a new key to repeat the request."
+        )
+
+
 class ArchiveInvalid(CoreError):
     """Raised for a zip that cannot be used as a data set, even if its images are valid. `code` gives the reason."""
 

@@ -5,14 +5,14 @@ import datetime
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, or_
+from sqlalchemy import Update, delete, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core.service.db.isolation import scope_of
 from core.service.db.models import IdempotencyKey
 from core.service.db.session import database_now
-from core.service.errors import IdempotencyConflict, IdempotencyMismatch
+from core.service.errors import IdempotencyConflict, IdempotencyMismatch, ResponseLost
 
 _ABANDONED_AFTER = datetime.timedelta(minutes=5)
 
@@ -27,8 +27,8 @@ def begin(session: Session, key: str, digest: str) -> Answer | None:
     """Reserves an idempotency key for a request with this digest, and returns None. If the same request was answered
     before, returns the stored response instead.
 
-    Raises IdempotencyMismatch when the idempotency key was used with a different request, and IdempotencyConflict while
-    the first request is still running.
+    Raises IdempotencyMismatch when the idempotency key was used with a different request, IdempotencyConflict while the
+    first request is still running, and ResponseLost if that was carried out but ended before it stored its response.
     """
     try:
         with session.begin_nested():
@@ -51,19 +51,32 @@ def begin(session: Session, key: str, digest: str) -> Answer | None:
     now = database_now(session)
     if now - row.created_at < _ABANDONED_AFTER:
         raise IdempotencyConflict()
+    if row.target is not None:
+        raise ResponseLost(row.target)
     row.created_at = now  # the first request's process was lost before its response: this request runs instead
     return None
 
 
+def carry_out(session: Session, target: str) -> None:
+    """Records, in the transaction of a request with an idempotency key, that the request creates or changes the object
+    `target`, so that the request is never run again."""
+    if (key := scope_of(session).idempotency_key) is not None:
+        with session.no_autoflush:
+            session.execute(_update(session, key).values(target=target))
+
+
 def complete(session: Session, key: str, answer: Answer) -> None:
-    row = session.get(IdempotencyKey, (_actor(session), key))
-    if row is not None:
-        row.status_code, row.body = answer.status_code, answer.body
+    """Stores the response of a request, in place of an earlier one."""
+    session.execute(_update(session, key).values(status_code=answer.status_code, body=answer.body))
 
 
 def abandon(session: Session, key: str) -> None:
-    """Deletes the idempotency key of a failed request, so that a retry with the same key runs the request again."""
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.scope == _actor(session), IdempotencyKey.key == key))
+    """Deletes the idempotency key of a failed request that changed nothing, so that a retry with the same key runs the
+    request again."""
+    unused = IdempotencyKey.target.is_(None)
+    session.execute(
+        delete(IdempotencyKey).where(IdempotencyKey.scope == _actor(session), IdempotencyKey.key == key, unused)
+    )
 
 
 def forget(session: Session, tenant_id: str, id: str) -> None:
@@ -73,6 +86,11 @@ def forget(session: Session, tenant_id: str, id: str) -> None:
     is_listed = body["data"].as_string().contains(f'"{id}"', autoescape=True)
     contains_it = or_(body["id"].as_string() == id, body["domain_id"].as_string() == id, is_listed)
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, contains_it))
+
+
+def _update(session: Session, key: str) -> Update:
+    statement = update(IdempotencyKey).where(IdempotencyKey.scope == _actor(session), IdempotencyKey.key == key)
+    return statement.execution_options(synchronize_session=False)
 
 
 def _actor(session: Session) -> str:

@@ -17,6 +17,8 @@ class Scope:
     scopes: frozenset[str] = frozenset()
     requests_per_minute: int | None = None
     """Rate limit of this tenant; None means the rate limit of the settings."""
+    idempotency_key: str | None = None
+    """Idempotency key of the request, whose effects are recorded with it."""
 
     @property
     def tenant(self) -> str:

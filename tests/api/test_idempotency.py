@@ -1,13 +1,17 @@
+import datetime
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api.deps import Services
+from api.idempotency import _Run
 from core.service.db.models import Domain, IdempotencyKey
+from core.service.errors import DatabaseUnavailable
+from core.service.tenancy import SYSTEM
 from tests.api.client import Client, images_zip, problem
 
 
@@ -116,6 +120,59 @@ def test_response_is_stored_only_after_the_commit(tenant: Client, services: Serv
     assert [row["id"] for row in tenant.read("/v1/domains")["data"]] == [created.json()["id"]]
 
 
+def test_request_whose_process_died_after_its_commit_is_not_repeated(
+    tenant: Client, services: Services, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "end", lambda _: None)
+        domain = tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
+    problem(tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), 409, "idempotency_conflict")
+    _make_older(services, key)
+    lost = problem(tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), 409, "response_lost")
+    assert domain["id"] in lost["detail"]
+    assert len(tenant.read("/v1/domains")["data"]) == 1
+
+
+def test_request_whose_process_died_before_its_commit_is_repeated(
+    tenant: Client, services: Services, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant.made("/v1/domains", {"name": "Fruit"})
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "end", lambda _: None)
+        problem(tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), 409, "name_taken")
+    _make_older(services, key)
+    problem(tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), 409, "name_taken")
+
+
+def test_response_is_sent_when_it_cannot_be_stored(
+    tenant: Client, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailable()
+
+    monkeypatch.setattr("core.service.idempotency.complete", fail)
+    domain = tenant.made("/v1/domains", {"name": "Fruit"}, headers=key)
+    assert [row["id"] for row in tenant.read("/v1/domains")["data"]] == [domain["id"]]
+
+
+def test_generation_whose_request_fails_while_it_waits_is_not_created_again(
+    tenant: Client, domain: str, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}
+    waits = {**key, "Prefer": "wait=60"}
+
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailable()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("api.routes.generations._wait", fail)
+        problem(tenant.post(path, body, headers=waits), 503, "database_unavailable")
+    again = tenant.post(path, body, headers=waits)
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+    assert [row["id"] for row in tenant.read(path)["data"]] == [again.json()["id"]]
+    tenant.made(f"/v1/generations/{again.json()['id']}/cancel")
+
+
 def test_concurrent_requests_run_only_once(tenant: Client, key: dict[str, str]) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), range(8)))
@@ -123,3 +180,11 @@ def test_concurrent_requests_run_only_once(tenant: Client, key: dict[str, str]) 
     assert len({answer.json()["id"] for answer in answers if answer.status_code == 201}) == 1
     assert {answer.json()["code"] for answer in answers if answer.status_code == 409} <= {"idempotency_conflict"}
     assert len(tenant.read("/v1/domains")["data"]) == 1
+
+
+def _make_older(services: Services, key: dict[str, str]) -> None:
+    """Moves the first request with this key ten minutes into the past."""
+    earlier = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=10)
+    with services.database.session(SYSTEM) as session:
+        wanted = IdempotencyKey.key == key["Idempotency-Key"]
+        session.execute(update(IdempotencyKey).where(wanted).values(created_at=earlier))

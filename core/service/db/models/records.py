@@ -22,6 +22,8 @@ class IdempotencyKey(TenantOwned, Base):
         String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True
     )
     request_digest: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str | None] = mapped_column(String(80))
+    """Id of the object that the request created or changed, written in the same transaction."""
     status_code: Mapped[int | None]
     body: Mapped[dict[str, Any] | None]
     created_at: Mapped[Created] = mapped_column(index=True)
