@@ -8,7 +8,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 from api.signing import signature_is_valid
 from core.service import keys
 from core.service.errors import Forbidden, Unauthenticated
-from core.service.tenancy import SYSTEM, Scope
+from core.service.tenancy import SIGNED_URL, Scope
 
 
 def authenticate(request: Request) -> Scope:
@@ -67,7 +67,7 @@ Signature = Annotated[str | None, Query(max_length=64, description="Signature of
 
 def get_viewer(request: Request, expires: Expires = None, signature: Signature = None) -> Scope:
     """Returns the scope of a valid signed URL, or else of an API key that may read. A signed URL gives access only to
-    the object in its path, so it needs no tenant: its scope is `SYSTEM`, which sees all tenants."""
+    the object in its path, so it needs no tenant: its scope is `SIGNED_URL`, which sees all tenants."""
     return _by_signed_url(request, expires, signature) or _tenant_with("read", authenticate(request))
 
 
@@ -92,11 +92,11 @@ def _tenant_with(name: str, scope: Scope) -> Scope:
 
 
 def _by_signed_url(request: Request, expires: int | None, signature: str | None) -> Scope | None:
-    """Returns the scope `SYSTEM` if the request's URL has a valid signature, or None if it has no signature. Raises
+    """Returns the scope `SIGNED_URL` if the request's URL has a valid signature, or None if it has no signature. Raises
     Unauthenticated if the signature is wrong or has expired."""
     if expires is None or signature is None:
         return None
     if not signature_is_valid(request.app.state.services.url_secret, request.scope["path"], expires, signature):
         raise Unauthenticated("The signed URL has expired or was changed. Read the object again for a new one.")
     request.state.url_expires = expires
-    return SYSTEM
+    return SIGNED_URL

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, tuple_
 from sqlalchemy.orm import Session, selectinload
 
 from core.artifact.base import BaseDescription
@@ -202,7 +202,10 @@ def image(session: Session, id: str, index: int, *, lock: bool = False) -> Gener
 def preview(session: Session, id: str, index: int, step: int) -> GenerationPreview:
     """Returns the row of the preview of image `index` at a sampling step. Raises NotFound, or ImageExpired if retention
     has deleted the generation's images."""
-    row = session.get(GenerationPreview, (id, index, step))
+    key = (GenerationPreview.generation_id, GenerationPreview.index, GenerationPreview.step)
+    # The join applies the filter of deleted domains.
+    wanted = select(GenerationPreview).join(Generation, Generation.id == GenerationPreview.generation_id)
+    row = session.scalar(wanted.where(tuple_(*key) == (id, index, step)))
     if row is None:
         _check_expired(session, id)
         raise NotFound("preview", f"{id}/{index}/{step}")

@@ -36,8 +36,9 @@ class Scope:
 
 
 SYSTEM = Scope(tenant_id=None)
-"""Scope that sees every tenant's rows, without an API key: for workers, other work of the service itself, and requests
-with a signed URL."""
+"""Scope that sees every tenant's rows, without an API key: for workers and other work of the service itself."""
+SIGNED_URL = Scope(tenant_id=None, scopes=frozenset({"signed_url"}))
+"""Scope of requests with a signed URL: sees every tenant's rows, apart from those of deleted domains."""
 
 _EVERY_TENANT = "*"
 _TENANT = re.compile(r"[a-z0-9_]+|\*")

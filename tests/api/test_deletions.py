@@ -1,12 +1,23 @@
 """Receipts of deletions by tenants and administrators."""
 
+import pytest
+
 from api.deps import Services
 from core.service import deletions, jobs
 from core.service.datasets import service as datasets
-from core.service.db.models import Adapter, Dataset, Finetune
+from core.service.db.models import Adapter, Dataset, Finetune, Generation, GenerationPreview
 from core.service.finetunes import recording
 from core.service.finetunes import service as finetunes
-from tests.api.client import Client, adapter_file, claims, draw_generations, problem, validate_datasets, zip_of
+from tests.api.client import (
+    Client,
+    adapter_file,
+    claims,
+    draw_generations,
+    images_zip,
+    problem,
+    validate_datasets,
+    zip_of,
+)
 from tests.api.conftest import finetuned
 
 
@@ -31,6 +42,72 @@ def test_tenant_reads_the_receipts_of_its_domains(
     assert admin.read(f"/v1/admin{location.removeprefix('/v1')}") == done
     problem(other.get(location), 404, "not_found")
     assert other.read("/v1/deletions")["data"] == []
+
+
+@pytest.mark.parametrize("deleted", ["domain", "tenant"])
+def test_content_is_invisible_before_workers_have_deleted_its_rows(
+    admin: Client,
+    tenant: Client,
+    api_client: Client,
+    domain: str,
+    dataset: str,
+    adapter: str,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    deleted: str,
+) -> None:
+    kept = tenant.made("/v1/domains", {"name": "Kept"})["id"]
+    kept_dataset = tenant.upload(f"/v1/domains/{kept}/datasets", images_zip()).json()["id"]
+    generation = tenant.made(f"/v1/domains/{domain}/generations", {"class_id": 0, "count": 2, "previews": 1})["id"]
+    draw_generations(services)
+    tenant_id = tenant.read("/v1/key")["tenant_id"]
+    finetune = tenant.read(f"/v1/adapters/{adapter}")["finetune_id"]
+    with services.database.session() as session:
+        stored = services.store.put(f"tenants/{tenant_id}/domains/{domain}/preview", b"preview")
+        common = {"tenant_id": tenant_id, "object_key": stored.key, "sha256": stored.sha256}
+        session.add(GenerationPreview(generation_id=generation, index=0, step=2, **common))
+        recording.add_sample(session, session.get_one(Finetune, finetune), 5, stored)
+    shown = tenant.read(f"/v1/generations/{generation}")
+    objects = {"adapters": adapter, "datasets": dataset, "finetunes": finetune, "generations": generation}
+    paths = [f"/v1/{noun}/{id}" for noun, id in objects.items()]
+    paths += [f"{paths[0]}/download", f"{paths[1]}/download", f"/v1/finetunes/{finetune}/metrics"]
+    signed = [row["url"] for row in shown["images"] + shown["previews"]]
+    signed += [row["thumbnail_url"] for row in tenant.read(f"/v1/datasets/{dataset}/images")["data"]]
+    assert len(signed) == 7
+    assert [path for path in paths if tenant.get(path).status_code != 200] == []
+    assert [url for url in signed if api_client.get(url).status_code != 200] == []
+
+    monkeypatch.setattr(deletions, "_ROWS", 0)  # leaves all rows to workers
+    client, path = tenant, f"/v1/domains/{domain}"
+    if deleted == "tenant":
+        client, path = admin, f"/v1/admin/tenants/{tenant_id}"
+    location = client.delete(path).headers["location"]
+
+    assert [url for url in signed if api_client.get(url).status_code != 404] == []
+    if deleted == "domain":
+        assert [path for path in paths if tenant.get(path).status_code != 404] == []
+        keyed = [url.partition("?")[0] for url in signed]
+        assert [path for path in keyed if tenant.get(path).status_code != 404] == []
+        lists = [f"/v1/{noun}" for noun in ("adapters", "finetunes", "generations", "images")]
+        assert [path for path in lists if tenant.read(path)["data"]] == []
+        assert [row["id"] for row in tenant.read("/v1/datasets")["data"]] == [kept_dataset]
+        for path in (paths[0], paths[1], f"/v1/generations/{generation}/images/0"):
+            body = {"label": "mine"} if "images" in path else {"name": "mine"}
+            problem(tenant.patch(path, body), 404, "not_found")
+        ids = [row["id"] for row in shown["images"]]
+        assert tenant.post("/v1/images/delete", {"ids": ids}).json() == {"deleted": []}
+    with services.database.session() as session:
+        assert session.get(Generation, generation) is not None, "workers still see it, to delete it"
+
+    monkeypatch.undo()
+    for _ in range(5):
+        deletions.advance(services.database, services.store)
+    receipt = admin.read(location.replace("/v1/deletions", "/v1/admin/deletions"))
+    assert receipt["done_at"] is not None
+    assert receipt["rows"]["generation_images"] == 2
+    with services.database.session() as session:
+        assert session.get(Generation, generation) is None
+        assert session.get(Adapter, adapter) is None
 
 
 def test_administrator_reads_the_receipts_of_tenants(admin: Client, tenant: Client, domain: str) -> None:

@@ -118,7 +118,6 @@ def partial_index(name: str, condition: str, *columns: str) -> Index:
 
 Id = Annotated[str, mapped_column(String(40), primary_key=True)]
 Created = Annotated[datetime.datetime, mapped_column(server_default=Now())]
-DomainId = Annotated[str, mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"), index=True)]
 
 
 class TenantOwned:
@@ -126,3 +125,10 @@ class TenantOwned:
     session's tenant."""
 
     tenant_id: Mapped[str] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+
+
+class DomainOwned(TenantOwned):
+    """Mixin for tables whose rows belong to a domain. `core.service.db.isolation` hides rows of a deleted domain, which
+    workers have yet to delete, from its tenant."""
+
+    domain_id: Mapped[str] = mapped_column(String(40), ForeignKey("domains.id", ondelete="CASCADE"), index=True)

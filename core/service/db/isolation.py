@@ -1,4 +1,5 @@
-"""Tenant filter of sessions: restricts each ORM statement to rows of the session's tenant.
+"""Tenant filter of sessions: restricts each ORM statement to rows of the session's tenant, without those of its
+deleted domains.
 
 The filter covers a select's entities, aliases, subqueries, CTEs, unions and joins, loads of relationships,
 `session.get`, and the rows that an update or delete changes. It does not cover statements on Core tables or in plain
@@ -9,11 +10,12 @@ row-level security filters these statements too.
 
 from functools import lru_cache
 
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.orm import LoaderCriteriaOption, ORMExecuteState, Session, sessionmaker, with_loader_criteria
 
-from core.service.db.base import TenantOwned
-from core.service.tenancy import Scope
+from core.service.db.base import DomainOwned, TenantOwned
+from core.service.db.models import Domain
+from core.service.tenancy import SIGNED_URL, Scope
 
 _SCOPE = "scope"
 _NO_TENANT = ""
@@ -47,9 +49,19 @@ def _add_filter(state: ORMExecuteState) -> None:
     scope: Scope | None = state.session.info[_SCOPE]
     tenant_id = scope.tenant_id if scope is not None else _NO_TENANT
     if tenant_id is not None:
-        state.statement = state.statement.options(_filter(tenant_id))
+        state.statement = state.statement.options(_filter(tenant_id), _UNDELETED)
+    elif scope == SIGNED_URL:
+        state.statement = state.statement.options(_UNDELETED)
 
 
 @lru_cache(maxsize=1024)
 def _filter(tenant_id: str) -> LoaderCriteriaOption:
     return with_loader_criteria(TenantOwned, lambda cls: cls.tenant_id == tenant_id, include_aliases=True)
+
+
+# Nearly always an empty subquery, evaluated once per statement, so that lists keep the order of their index.
+_UNDELETED = with_loader_criteria(
+    DomainOwned,
+    lambda cls: cls.domain_id.not_in(select(Domain.id).where(Domain.deleted_at.is_not(None))),
+    include_aliases=True,
+)

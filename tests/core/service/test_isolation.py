@@ -27,11 +27,11 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.orm import Session, aliased, joinedload, lazyload, selectinload, subqueryload
 
-from core.service.db.base import Base, TenantOwned
+from core.service.db.base import Base, DomainOwned, Now, TenantOwned
 from core.service.db.isolation import scope_of, set_scope
 from core.service.db.models import Adapter, Domain, Finetune, Generation, GenerationImage, Tenant
 from core.service.db.session import Database
-from core.service.tenancy import SYSTEM, Scope
+from core.service.tenancy import SIGNED_URL, SYSTEM, Scope
 from tests.core.service.rows import tenant_with_everything
 
 Same = aliased(Domain)
@@ -222,6 +222,25 @@ def test_every_table_with_a_tenant_is_filtered() -> None:
     owned = {mapper.class_ for mapper in Base.registry.mappers if issubclass(mapper.class_, TenantOwned)}
     tables = {table.name for table in Base.metadata.sorted_tables} - {"base_models", "workers"}
     assert {model.__tablename__ for model in owned} == tables
+    in_domains = {model.__tablename__ for model in owned if issubclass(model, DomainOwned)}
+    assert in_domains == {table.name for table in Base.metadata.sorted_tables if "domain_id" in table.columns}
+
+
+def test_rows_of_a_deleted_domain_are_seen_by_workers_alone(two: Two) -> None:
+    with two.session(SYSTEM) as session:
+        session.execute(update(Domain).where(Domain.tenant_id == two.own.tenant).values(deleted_at=Now()))
+    models = {mapper.class_ for mapper in Base.registry.mappers if issubclass(mapper.class_, DomainOwned)}
+    seen = {}
+    for scope in (SYSTEM, SIGNED_URL, two.own, two.other):
+        with two.session(scope) as session:
+            rows = {model: set(session.scalars(select(model.tenant_id).distinct())) for model in models}
+            seen[scope] = rows
+            if scope == two.own:
+                assert session.execute(update(Generation).values(class_id=9)).rowcount == 0
+                assert session.execute(delete(GenerationImage)).rowcount == 0
+    both = {two.own.tenant, two.other.tenant}
+    expected = {SYSTEM: both, SIGNED_URL: {two.other.tenant}, two.own: set(), two.other: {two.other.tenant}}
+    assert seen == {scope: dict.fromkeys(models, rows) for scope, rows in expected.items()}
 
 
 def test_tenants_share_the_compiled_statements(two: Two) -> None:

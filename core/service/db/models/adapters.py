@@ -7,15 +7,14 @@ from sqlalchemy import BigInteger, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.artifact.manifest import learned_guidance
-from core.service.db.base import Base, Created, DomainId, Id, TenantOwned
+from core.service.db.base import Base, Created, DomainOwned, Id
 
 
-class Adapter(TenantOwned, Base):
+class Adapter(DomainOwned, Base):
     __tablename__ = "adapters"
     __table_args__ = (UniqueConstraint("domain_id", "version"),)
 
     id: Mapped[Id]
-    domain_id: Mapped[DomainId]
     finetune_id: Mapped[str | None] = mapped_column(String(40), index=True)
     version: Mapped[int]
     status: Mapped[str] = mapped_column(String(20), default="ready")

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, DomainId, Id, TenantOwned
+from core.service.db.base import Base, Created, DomainOwned, Id
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
@@ -19,7 +19,6 @@ class Dataset(JobColumns, Base):
     __tablename__ = "datasets"
     __table_args__ = (lease_index("datasets"),)
 
-    domain_id: Mapped[DomainId]
     name: Mapped[str | None] = mapped_column(String(200))
     archive_key: Mapped[str] = mapped_column(String(500))
     archive_sha256: Mapped[str] = mapped_column(String(64))
@@ -60,13 +59,12 @@ class Dataset(JobColumns, Base):
         return [own] * bool(self.archive_key) + self.sources
 
 
-class DatasetUpload(TenantOwned, Base):
+class DatasetUpload(DomainOwned, Base):
     """Multipart upload of a data set's zip."""
 
     __tablename__ = "dataset_uploads"
 
     id: Mapped[Id]
-    domain_id: Mapped[DomainId]
     dataset_id: Mapped[str] = mapped_column(String(40))
     """Id of the data set that the upload will become. The zip's storage key contains this id from the beginning."""
     status: Mapped[str] = mapped_column(String(20), default="open")

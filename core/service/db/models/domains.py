@@ -5,12 +5,15 @@ import datetime
 from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Base, Created, Id, Now, TenantOwned
+from core.service.db.base import Base, Created, DomainOwned, Id, Now, TenantOwned, partial_index
 
 
 class Domain(TenantOwned, Base):
     __tablename__ = "domains"
-    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        partial_index("ix_domains_deleted", "deleted_at IS NOT NULL", "tenant_id", "id"),
+    )
 
     id: Mapped[Id]
     name: Mapped[str] = mapped_column(String(200))
@@ -25,13 +28,13 @@ class Domain(TenantOwned, Base):
     keep_favourites: Mapped[bool] = mapped_column(default=True, server_default=true())
     """Whether favourites are kept when `keep_image_days` have passed."""
     deleted_at: Mapped[datetime.datetime | None]
-    """Time when the domain was deleted. Since then look-ups do not return it, and workers delete its rows step by
-    step."""
+    """Time when the domain was deleted. Since then neither look-ups return it nor do its tenant's sessions see its
+    rows, and workers delete them step by step."""
     created_at: Mapped[Created]
     updated_at: Mapped[datetime.datetime] = mapped_column(server_default=Now(), onupdate=Now())
 
 
-class StoredBytes(TenantOwned, Base):
+class StoredBytes(DomainOwned, Base):
     """Total bytes of a domain's stored objects. Each transaction that adds or removes objects updates the total, so
     that no request has to sum the objects' sizes.
 

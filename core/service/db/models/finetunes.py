@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.artifact.training import TrainingSettings
-from core.service.db.base import Base, Created, DomainId, JsonOf, TenantOwned, partial_index
+from core.service.db.base import Base, Created, JsonOf, TenantOwned, partial_index
 from core.service.db.models.jobs import JobColumns, lease_index
 
 
@@ -20,7 +20,6 @@ class Finetune(JobColumns, Base):
         partial_index("ix_finetunes_checkpointed", "checkpoint_key IS NOT NULL", "finished_at"),
     )
 
-    domain_id: Mapped[DomainId]
     dataset_id: Mapped[str] = mapped_column(String(40), index=True)
     """Id of the data set. Not a foreign key, since the data set may be deleted once the fine-tune has ended."""
     method: Mapped[str] = mapped_column(String(20))

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from core.artifact.sampling import SamplingSettings
-from core.service.db.base import Base, Created, JsonOf, TenantOwned, partial_index
+from core.service.db.base import Base, Created, DomainOwned, JsonOf, TenantOwned, partial_index
 from core.service.db.models.jobs import JobColumns, lease_index
 
 _NEWEST = ("tenant_id", "generation_id", "index")
@@ -59,7 +59,7 @@ class Generation(JobColumns, Base):
     previews: Mapped[list["GenerationPreview"]] = relationship(order_by="GenerationPreview.step", passive_deletes=True)
 
 
-class GenerationImage(TenantOwned, Base):
+class GenerationImage(DomainOwned, Base):
     """Generated image. Favourites and labels are columns of its row, since every image has a row already."""
 
     __tablename__ = "generation_images"

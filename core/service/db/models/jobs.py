@@ -6,7 +6,7 @@ import datetime
 from sqlalchemy import Float, Index, String, Text, false, true
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.service.db.base import Created, Id, TenantOwned, partial_index
+from core.service.db.base import Created, DomainOwned, Id, partial_index
 from core.service.tracing import current_request_id, current_traceparent
 
 
@@ -15,7 +15,7 @@ def lease_index(table: str) -> Index:
     return partial_index(f"ix_{table}_leased", "lease_expires_at IS NOT NULL", "lease_expires_at")
 
 
-class JobColumns(TenantOwned):
+class JobColumns(DomainOwned):
     id: Mapped[Id]
     status: Mapped[str] = mapped_column(String(20), index=True, default="queued")
     priority: Mapped[int] = mapped_column(default=0)
