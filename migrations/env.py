@@ -19,7 +19,11 @@ def run() -> None:
     with database.session() as session:
         connection = session.connection()
         if connection.dialect.name == "postgresql":
+            # A large table may take minutes, and other processes that migrate wait meanwhile.
+            for setting in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"):
+                connection.execute(text(f"SET LOCAL {setting} = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(7316)"))
+            connection.execute(text("SET LOCAL lock_timeout TO DEFAULT"))
         context.configure(
             connection=connection,
             target_metadata=Tenant.metadata,

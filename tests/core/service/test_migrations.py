@@ -12,7 +12,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, select, text
+from sqlalchemy import Engine, event, inspect, select, text
 
 import core.service.db.models
 from core.artifact.sampling import SamplingSettings
@@ -113,6 +113,26 @@ def test_downgrade_leaves_no_tables(database: Database, database_url: str) -> No
     assert inspect(database.engine).get_table_names() == ["alembic_version"]
     upgrade(database_url)
     assert "domains" in inspect(database.engine).get_table_names()
+
+
+def test_migrations_may_take_long_but_do_not_block_the_service(
+    empty_database_url: str, request: pytest.FixtureRequest
+) -> None:
+    """Row locks are an exception: a migration that waits for one makes all other queries of the table wait too."""
+    if empty_database_url.startswith("sqlite"):
+        pytest.skip("SQLite has no timeouts of statements")
+    limits: dict[str, set[tuple[str, ...]]] = {"pg_advisory_xact_lock": set(), "CREATE TABLE": set()}
+
+    def note(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        for kind in limits:
+            if kind in statement:
+                names = ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout")
+                limits[kind].add(tuple(cursor.execute(f"SHOW {name}").fetchone()[0] for name in names))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    request.addfinalizer(lambda: event.remove(Engine, "before_cursor_execute", note))
+    upgrade(empty_database_url)
+    assert limits == {"pg_advisory_xact_lock": {("0", "0", "0")}, "CREATE TABLE": {("0", "0", "10s")}}
 
 
 def test_rows_survive_upgrade_and_downgrade(empty_database_url: str) -> None:
