@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import boto3
 import pytest
 from hypothesis import settings
+from sqlalchemy import Connection, Engine, event
 
 from core.service.db.schema import upgrade
 from core.service.db.session import Database
@@ -51,6 +52,29 @@ def hide_from_the_garbage_collector() -> None:
     collects garbage, which takes up to a second with the modules and the session's fixtures of all tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def order_of_locks() -> Iterator[None]:
+    """Fails any transaction of any test that locks a row before its tenant's quotas: it can deadlock with those that
+    lock in the other order."""
+
+    def begin(connection: Connection) -> None:
+        connection.info["first_lock"] = None
+
+    def check(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        is_quota = "pg_advisory_xact_lock(hashtextextended" in statement
+        if is_quota or "FOR UPDATE" in statement:
+            connection.info["first_lock"] = connection.info.get("first_lock") or statement
+        if is_quota:
+            first = connection.info["first_lock"]
+            assert first == statement, f"locks a row before the quotas: {first}"
+
+    event.listen(Engine, "begin", begin)
+    event.listen(Engine, "before_cursor_execute", check)
+    yield
+    event.remove(Engine, "begin", begin)
+    event.remove(Engine, "before_cursor_execute", check)
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,7 @@ class Quotas:
 
     def hold(self) -> None:
         """Locks the tenant's quotas until the transaction ends; the tenant's other requests wait here for the lock.
+        Call it before locking any row: transactions that lock in different orders can deadlock.
 
         On PostgreSQL it is an advisory lock, since the API's role may not lock the tenant's row. On SQLite nothing is
         locked, since SQLite allows only one writer at a time anyhow.

@@ -188,10 +188,12 @@ class Import:
     def _reserve(self, size_bytes: int) -> None:
         """Counts bytes as stored before they are. Raises StorageQuotaExceeded, and Cancelled if the claim is lost."""
         with self.resources.database.session(Scope(self.tenant_id)) as session:
+            limits = Quotas(session, self.settings)
+            limits.hold()
             dataset = jobs.guarded(session, Dataset, self.claim)
             if dataset is None:
                 raise Cancelled
-            Quotas(session, self.settings).admit_bytes(size_bytes)
+            limits.admit_bytes(size_bytes)
             dataset.size_bytes += size_bytes
             metering.add_stored_bytes(session, dataset.domain_id, size_bytes)
 

@@ -66,13 +66,15 @@ def copy(session: Session, resources: Resources, domain_id: str, id: str, name: 
     """Creates a copy of a data set in another domain of the same tenant. A worker copies the zips, so that each domain
     can be deleted with all of its objects. Raises NotFound, DatasetNotReady, EditInvalid, QuotaExceeded,
     StorageQuotaExceeded."""
+    limits = Quotas(session, resources.settings)
+    limits.hold()
     domain, original, zips = domains.get(session, domain_id), get(session, id, lock=True), list[Zip]()
     domains.get(session, original.domain_id, lock=True)  # against its deletion meanwhile
     if original.domain_id == domain.id:
         raise EditInvalid("dataset_id", "It is in this domain already. Create a version of it instead.")
     images = _images(original, zips)
     size = sum(zip["size_bytes"] for zip in zips)
-    Quotas(session, resources.settings).admit_dataset(size)
+    limits.admit_dataset(size)
     copied = _insert(session, resources, original, domain.id, images, zips, name or original.name)
     prefix = folder(copied.tenant_id, copied.domain_id, copied.id)
     copied.sources = [
