@@ -45,7 +45,7 @@ def issue(
     lifetime_seconds: int | None = None,
 ) -> IssuedKey:
     """Creates a tenant's API key. Without `lifetime_seconds` it is valid until it is revoked. Raises NotFound."""
-    tenants.get(session, tenant_id)
+    tenants.get(session, tenant_id, lock=True)  # a deletion of the tenant may be about to delete its keys
     return _issue(session, tenant_id, name, list(TENANT_SCOPES if scopes is None else scopes), lifetime_seconds)
 
 
@@ -83,6 +83,9 @@ def rotate(session: Session, id: str, overlap_seconds: int, changes: dict[str, A
     NotFound, KeyRevoked, and LastAdminKey if no administrator's key would stay."""
     if changes.get("lifetime_seconds") is not None:
         _check_another_stays(session, id)
+    tenant_id = require(session, ApiKey, "key", id).tenant_id
+    if tenant_id is not None:
+        find(session, Tenant, tenant_id, lock=True)  # before the key, as a deletion of the tenant does
     old = _living_key(session, id)
     overlap_ends = database_now(session) + datetime.timedelta(seconds=overlap_seconds)
     old.expires_at = min(old.expires_at or overlap_ends, overlap_ends)

@@ -12,12 +12,13 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import NotFound
-from core.service import adapters, domains, fleet, generations, images, jobs, keys, metering, tenants
+from core.service import adapters, deletions, domains, fleet, generations, images, jobs, keys, metering, tenants
 from core.service.config import Settings
 from core.service.datasets import removal, versions
 from core.service.db.lookup import find
 from core.service.db.models import (
     Adapter,
+    ApiKey,
     Dataset,
     Deletion,
     Domain,
@@ -113,6 +114,32 @@ def test_row_that_another_transaction_deletes_is_not_found(database: Database, n
         else:
             with pytest.raises(NotFound):
                 late.result()
+
+
+@pytest.mark.parametrize("way", ["issue", "rotate"])
+def test_key_is_not_created_for_a_tenant_that_is_being_deleted(
+    database: Database, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    skip_sqlite(database)
+    monkeypatch.setattr(deletions, "_ROWS", 0)  # leaves the tenant's row to workers
+    scope, _ = tenant_with_domain(database)
+    with database.session() as session:
+        key = keys.issue(session, scope.tenant, "key").row.id
+
+    def run() -> None:
+        with database.session() as session:
+            keys.issue(session, scope.tenant, "new") if way == "issue" else keys.rotate(session, key, 60, {})
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.session() as session:
+            tenants.get(session, scope.tenant, lock=True)
+            late = pool.submit(run)
+            wait_for_waiting(database, 1)
+            tenants.delete(session, scope.tenant)
+        with pytest.raises(NotFound):
+            late.result()
+    with database.session() as session:
+        assert session.scalars(select(ApiKey)).all() == []
 
 
 @pytest.mark.parametrize("noun", ["adapter", "dataset", "finetune", "generation", "domain", "tenant"])
