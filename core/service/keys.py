@@ -27,6 +27,8 @@ TENANT_SCOPES = ("read", "write")
 _USE_NOTED_EVERY = datetime.timedelta(minutes=1)
 _ID = re.compile("[0-9a-z]{26}")
 _FIRST_ADMIN_KEY = "key_00000000000000000000000000"
+_FIRST_KEY_LOCK = 7317
+"""Number of the advisory lock; the migrations have 7316."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,10 @@ def ensure_admin_key(session: Session, configured: str | None) -> str | None:
 
     Without a configured key, creates one if no administrator has one that works, and returns it, to be printed once;
     otherwise returns None. A configured key that differs from the one configured before replaces it; an unchanged
-    configured key that was revoked stays revoked.
+    configured key that was revoked stays revoked. Processes that start together do this one after the other.
     """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_FIRST_KEY_LOCK)))
     if configured is None:
         if _any_admin_key(session):
             return None

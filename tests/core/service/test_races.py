@@ -142,6 +142,26 @@ def test_key_is_not_created_for_a_tenant_that_is_being_deleted(
         assert session.scalars(select(ApiKey)).all() == []
 
 
+@pytest.mark.parametrize("configured", [None, "x" * 40])
+def test_processes_that_start_together_make_one_administrators_key(database: Database, configured: str | None) -> None:
+    skip_sqlite(database)
+
+    def ensure() -> str | None:
+        with database.session() as session:
+            return keys.ensure_admin_key(session, configured)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.session() as session:
+            created = keys.ensure_admin_key(session, configured)
+            session.flush()
+            late = pool.submit(ensure)
+            wait_for_waiting(database, 1)
+        assert late.result() is None
+    assert (created is None) == (configured is not None)
+    with database.session() as session:
+        assert len(session.scalars(select(ApiKey)).all()) == 1
+
+
 @pytest.mark.parametrize("noun", ["adapter", "dataset", "finetune", "generation", "domain", "tenant"])
 def test_only_one_of_many_deletions_counts(database: Database, noun: str) -> None:
     skip_sqlite(database)
