@@ -211,6 +211,12 @@ class Context:
         self._end = threading.Thread(target=self._report_and_end, name="end", daemon=True)
         self._end.start()
 
+    def lose_device(self, error: BaseException) -> None:
+        """Ends this worker because a thread outside of the engine got an error of a lost device. The engine's jobs fail
+        with DeviceLost too, since any of them may be the cause."""
+        self._on_device_lost(error)
+        self.gpu.engine.fail(error)
+
     def _on_device_lost(self, error: BaseException) -> None:
         self.die(f"Its device or its engine failed ({error}).")
 

@@ -13,7 +13,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from sqlalchemy.orm import Session
 
-from core.artifact.errors import CoreError
+from core.artifact.errors import CoreError, DeviceLost, EngineStopped
+from core.ml.model.device import is_lost
 from core.service import jobs
 from core.service.db.models import Dataset, Finetune, Generation
 from core.service.db.session import database_now
@@ -142,6 +143,8 @@ class Runner:
         how: Settled | Literal["succeeded"] | None = "succeeded"
         with self.context.leases.hold(model, claim, attempt.stop):
             try:
+                if self.context.stopping.is_set():  # since this thread looked for a row
+                    raise EngineStopped
                 if not self._committed(lambda session: self._load(session, model, attempt)):
                     return
                 attempt.work()
@@ -165,6 +168,9 @@ class Runner:
             logger.info("%s did not succeed: %s", claim.id, error.detail)
         else:
             logger.error("%s failed", claim.id, exc_info=error)
+            if self.context.needs_device and is_lost(error):  # on this thread: the engine raises DeviceLost
+                self.context.lose_device(error)
+                error = DeviceLost(f"{type(error).__name__}: {error}")
 
         def settle(session: Session) -> Settled | None:
             row = jobs.guarded(session, model, claim)

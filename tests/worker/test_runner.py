@@ -26,6 +26,7 @@ from core.service.storage import FolderStore, StoredObject
 from core.service.storage.errors import ObjectNotFound, ScratchTooSmall, StorageUnavailable
 from tests import services
 from tests.api.client import png, zip_of
+from tests.core.ml.serving.small import endless
 from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 from worker.context import Context
 from worker.leases import LeaseKeeper
@@ -359,6 +360,33 @@ def test_worker_whose_device_is_lost_ends_and_reports_why(context: Context, monk
     assert "illegal memory access" in reported(context).problem
     context.stop()
     context.close()
+
+
+def test_device_lost_while_a_job_is_loaded_ends_the_worker_and_fails_no_job(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaces the measurement of free memory by one that fails like a dead CUDA context."""
+    scope, domain = tenant_with_domain(context.database, "tenant")
+    with context.database.session() as session:
+        ids = [add_finetune(session, scope, domain) for _ in range(5)]
+    context.start()
+    monkeypatch.setattr("worker.gpu.training_memory", lambda *_: broken())
+    training = context.gpu.engine.train(endless(), lambda _: None)
+    runner = Runner(context, {Finetune: FinetuneRun, Dataset: Scripted, Generation: Scripted})
+    runner.start()
+    assert isinstance(training.future.exception(60), DeviceLost)
+    runner.join()
+    assert [status(context, Finetune, id) for id in ids] == ["queued"] * 5
+    assert "illegal memory access" in (context.problem or "")
+    context.stop()
+    context.close()
+
+
+def test_job_claimed_by_a_stopping_worker_is_requeued_unstarted(context: Context, runner: Runner) -> None:
+    [id] = generations(context, "tenant", 1)
+    context.stopping.set()
+    runner.run_next(Generation)
+    assert (status(context, Generation, id), Scripted.runs[id]) == ("queued", 0)
 
 
 def test_worker_with_a_gpu_needs_disk_space_for_kernels(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

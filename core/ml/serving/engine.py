@@ -87,6 +87,11 @@ class Engine:
         self.generations.decoder.close(timeout)
         self.cache.close(wait=timeout is None)
 
+    def fail(self, error: BaseException) -> None:
+        """Ends the loop after its current step or slice because another thread got `error` from the lost device.
+        Unfinished requests and fine-tunes fail with DeviceLost. Does not call `on_death`."""
+        self._inbox.end(error)
+
     def check(self, timeout: float) -> None:
         """Checks that loop and device work: waits until the loop has computed something small on the device. Raises
         TimeoutError after `timeout` seconds, DeviceLost or EngineStopped."""
