@@ -68,11 +68,11 @@ class Engine:
         self.counters = Counters()
         self.last_turn = time.monotonic()
         """Start of the loop's last turn, as time.monotonic() gives it."""
-        self._inbox = Inbox()
+        self._inbox = Inbox(runner.check)
         self.generations = Generations(
             runner, cache, self._inbox, self.counters, max_rows=max_rows, max_images=max_waiting
         )
-        self.trainings = Trainings(training_share, partial(self._inbox.post_unless_ended, lambda: None))
+        self.trainings = Trainings(training_share, partial(self._inbox.post_unless_ended, lambda: None), runner.check)
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
     def start(self) -> None:

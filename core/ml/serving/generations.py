@@ -86,7 +86,7 @@ class Generations:
         finished = self.scheduler.advance(rows)
         for row, cost in zip(rows, costs, strict=True):
             if ticket := self.tickets.by_id.get(row.request.id):  # a callback of another image may have failed it
-                run_guarded(partial(self._report_step, ticket, row, cost), partial(self.end, ticket))
+                self._guarded(ticket, partial(self._report_step, ticket, row, cost))
         for row in finished:
             if ticket := self.tickets.by_id.get(row.request.id):
                 self._to_decode.append((self.runner.latent(row), partial(self._on_decoded, ticket, row.index)))
@@ -112,7 +112,7 @@ class Generations:
         request fails here if its adapter has no such class."""
         for row in rows:
             if (ticket := self.tickets.by_id.get(row.request.id)) and not self.runner.is_started(row):
-                run_guarded(partial(self.runner.start, row, ticket.adapter), partial(self.end, ticket))
+                self._guarded(ticket, partial(self.runner.start, row, ticket.adapter))
         return [row for row in rows if row.request.id in self.tickets.by_id]
 
     def _step_rows(self, rows: list[Row]) -> list[Row]:
@@ -174,6 +174,10 @@ class Generations:
             self._post(ticket, partial(_raise, image))
         elif ticket.deliver(index, image):
             self._post(ticket, partial(self._forget, ticket))
+
+    def _guarded(self, ticket: Ticket, action: Callable[[], None]) -> None:
+        """Runs an action that concerns one request, which fails if the action raises. Raises DeviceLost."""
+        run_guarded(action, partial(self.end, ticket), self.runner.check)
 
     def _post(self, ticket: Ticket, action: Callable[[], None]) -> None:
         """Posts an action that concerns one request to the loop. If the action raises, the request fails with its

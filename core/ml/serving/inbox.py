@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from core.artifact.errors import CoreError, DeviceLost, EngineStopped
-from core.ml.model.device import is_lost
+from core.ml.model.device import is_lost, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +22,10 @@ Fail = Callable[[BaseException], None]
 
 class Inbox:
     """Queue of actions. Any thread may post; only the loop reads. Once the engine ends, `ending` creates the error with
-    which unfinished work fails; before, it is None."""
+    which unfinished work fails; before, it is None. `check` is passed to `run_guarded`."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None]) -> None:
+        self.check = check
         self.ending: Callable[[], EngineStopped] | None = None
         self._actions: deque[tuple[Callable[[], None], Fail]] = deque()
         self._wake = threading.Condition()
@@ -64,7 +65,7 @@ class Inbox:
         """Runs the waiting actions. An action's error fails the request that the action belongs to; DeviceLost is
         raised."""
         while self._actions:
-            run_guarded(*self._actions[0])  # stays there for `fail_all` when the device is lost
+            run_guarded(*self._actions[0], self.check)  # stays there for `fail_all` when the device is lost
             self._actions.popleft()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -82,11 +83,17 @@ class Inbox:
             fail(ending())
 
 
-def run_guarded(action: Callable[[], None], fail: Fail) -> None:
-    """Runs an action. If it raises, calls `fail` with the error. Raises the error instead if the device is lost."""
+def run_guarded(action: Callable[[], None], fail: Fail, check: Callable[[], None]) -> None:
+    """Runs an action. If it raises, calls `fail` with the error. Raises the error instead if the device is lost.
+
+    Not every error of a lost device can be recognized by its text: drivers and compilers have their own. So after any
+    other RuntimeError `check` computes something on the device, and raises DeviceLost if it cannot.
+    """
     try:
         action()
     except BaseException as error:
         if is_lost(error):
             raise
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            check()
         fail(error)

@@ -84,10 +84,13 @@ class Training:
 
 class Trainings:
     """The fine-tunes that run in the engine. `share` is the min fraction of the device's time for fine-tunes while
-    there are images to generate too. `on_ready` is called, on any thread, when a fine-tune that waited can continue."""
+    there are images to generate too. `on_ready` is called, on any thread, when a fine-tune that waited can continue.
+    `check` is passed to `run_guarded`."""
 
-    def __init__(self, share: float, on_ready: Callable[[], None] = lambda: None) -> None:
-        self.share, self.on_ready = share, on_ready
+    def __init__(
+        self, share: float, on_ready: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.share, self.on_ready, self.check = share, on_ready, check
         self._queue: deque[Training] = deque()
         self._serving_debt = self._training_debt = 0.0
         self._counts = BatchSizes(range(1, MOST_TOGETHER + 1))
@@ -121,7 +124,7 @@ class Trainings:
         while not self._queue[0].is_ready:
             self._queue.rotate(-1)
         for training in self._computed_together(self._group()):
-            run_guarded(training.advance, training.fail)
+            run_guarded(training.advance, training.fail, self.check)
             self._queue.remove(training)
             if not training.future.done():
                 self._queue.append(training)

@@ -14,7 +14,7 @@ import torch
 from core.artifact.errors import DeviceLost, EngineStopped, NotFound
 from core.ml.model import device
 from core.ml.model.autoencoder import Autoencoder
-from core.ml.serving import batches
+from core.ml.serving import batches, runner
 from core.ml.serving.engine import Engine
 from core.ml.serving.request import Drawn
 from tests.core.ml.serving.small import counting, draw, endless, engine_of, raising, request, result
@@ -250,21 +250,42 @@ def test_request_that_breaks_its_step_fails_alone(engine: Engine, monkeypatch: p
     assert engine.stats()["failed_steps"] >= 1
 
 
-def test_step_that_fails_on_a_dead_device_ends_the_engine(
-    mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["training", *sorted(PLACES.keys() - {"checking"})])
+def test_unknown_error_on_a_dead_device_ends_the_engine(
+    mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """The error's text does not matter."""
 
-    def broken(*_: object) -> None:
-        raise RuntimeError("an unknown text")
-
-    def lost() -> None:
+    def lost(_: object) -> None:
         raise DeviceLost("no answer")
 
-    monkeypatch.setattr(mortal.runner.forwards, "_part", broken)
-    monkeypatch.setattr(mortal.runner, "check", lost)
-    assert isinstance(draw(mortal, request("one")).exception(60), DeviceLost)
-    assert len(deaths.errors) == 1
+    monkeypatch.setattr(runner, "check_device", lost)
+    for future in strike_with_unknown_error(mortal, monkeypatch, place):
+        assert isinstance(future.exception(60), DeviceLost)
+    assert [str(error) for error in deaths.errors] == [str(DeviceLost("no answer"))]
+    assert_ended(mortal)
+
+
+@pytest.mark.parametrize("place", ["training", "decoding", "folding", "classes"])
+def test_unknown_error_on_a_working_device_ends_only_its_own_work(
+    mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    other = mortal.train(endless(), lambda _: None)
+    [future] = strike_with_unknown_error(mortal, monkeypatch, place)
+    assert str(future.exception(60)) == "an unknown text"
+    mortal.check(60)
+    assert not other.future.done()
+    assert not deaths.errors
+
+
+def strike_with_unknown_error(engine: Engine, monkeypatch: pytest.MonkeyPatch, place: str) -> list["Future[Any]"]:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("an unknown text")
+
+    if place == "training":
+        return [engine.train(raising(RuntimeError("an unknown text")), lambda _: None).future]
+    monkeypatch.setattr(*PLACES[place](engine), broken)
+    return strike(engine, place)
 
 
 def test_each_request_for_a_broken_adapter_gets_its_own_error(engine: Engine) -> None:
