@@ -25,7 +25,14 @@ MEMORY_PAUSE_SECONDS = 0.5
 """Pause between two tries, in which other threads of the process may end their computations and free memory."""
 
 _DEVICE_FIELDS = "DIFFFIT_DEVICE or --device"
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "_ALLOC_FAILED", "Unable to allocate")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "Unable to allocate",
+    "unable to find an engine",  # torch skips each cuDNN engine for whose workspace memory ran out, until none is left
+)
 _LOST = (
     "CUDA error",
     "CUDA driver error",
