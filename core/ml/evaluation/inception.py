@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 SIDE, FEATURES = 299, 2048
+RESIZING = "clean-fid 0.1.35"
+"""Names how images are resized. Stored statistics of features depend on it."""
 
 
 class Inception:
@@ -39,8 +41,8 @@ class Inception:
 
 
 def enlarged(picture: Tensor) -> Tensor:
-    """Resizes an image [3, S, S] uint8 to [3, 299, 299] fp32, in about [0, 255]: bicubic, channel by channel, without
-    rounding."""
+    """Resizes an image [3, S, S] uint8 to [3, 299, 299] fp32 in [0, 255]: bicubic, channel by channel, without
+    rounding, and clips what bicubic overshoots."""
     channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in picture]
     resized = [np.asarray(channel.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for channel in channels]
-    return torch.from_numpy(np.stack(resized))
+    return torch.from_numpy(np.stack(resized).clip(0, 255))

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.ml.evaluation.classifier import IMAGE_SIZE, WEIGHTS, Classifier, load_classifier
 from core.ml.evaluation.frechet import Statistics, frechet_distance
 from core.ml.evaluation.imagenet import ImageNet
-from core.ml.evaluation.inception import Inception
+from core.ml.evaluation.inception import RESIZING, Inception
 
 SHUFFLES = 8
 """Number of random splits into halves, whose distances are averaged."""
@@ -32,7 +32,7 @@ class Yardstick:
     features: Callable[[Tensor], Tensor]
     """Feature extractor: images [B, 3, S, S] uint8 -> [B, D]"""
     digest: str
-    """Digest of the network's weights."""
+    """Digest of the network's weights, followed by how their input is prepared if that has ever changed."""
     cache: Path = Path("build/statistics")
 
     def distance(self, pictures: Tensor, real: Tensor) -> float:
@@ -100,7 +100,7 @@ class Judges:
             result.append(Yardstick(imagenet, self.imagenet.features, self.imagenet.digest))
         if self.inception is not None and self.inception_digest is not None:
             features = Inception(self.inception, self.device).features
-            result.append(Yardstick(inception, features, self.inception_digest))
+            result.append(Yardstick(inception, features, f"{self.inception_digest}, {RESIZING}"))
         return result
 
     @cached_property

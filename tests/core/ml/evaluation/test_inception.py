@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.ml.evaluation.inception import FEATURES, SIDE, Inception, enlarged
+from core.ml.evaluation.yardsticks import Judges
 
 # Inception's weights are a TorchScript file.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -43,14 +44,20 @@ def test_pictures_are_enlarged_and_scaled_for_the_layers(weights: Path) -> None:
     assert features[:, 0].tolist() == pytest.approx([127 / 128, -1, -1])
 
 
-def test_enlarging_neither_rounds_nor_clips() -> None:
+def test_enlarging_clips_without_rounding() -> None:
     edge = torch.zeros(3, 64, 64, dtype=torch.uint8)
     edge[:, :, 32:] = 255
     large = enlarged(edge)
     assert large.shape == (3, SIDE, SIDE)
     assert large.dtype == torch.float32
-    assert large.min() < 0
-    assert large.max() > 255
+    assert (large.min(), large.max()) == (0, 255)
+    assert (large != large.round()).any()
+
+
+def test_statistics_stored_before_images_were_clipped_are_not_used(weights: Path) -> None:
+    """They have the digest of the weights alone as their key."""
+    judges = Judges(inception=weights)
+    assert judges.yardsticks[-1].digest != judges.inception_digest
 
 
 def test_missing_or_wrong_weight_files_are_rejected(tmp_path: Path) -> None:
