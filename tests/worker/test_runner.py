@@ -486,6 +486,27 @@ def test_generation_survives_a_database_outage(context: Context, monkeypatch: py
     context.close()
 
 
+def test_generation_that_cannot_record_a_preview_leaves_the_engine(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.tasks.generate._PROGRESS_SECONDS", 0.001)
+
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("core.service.generations.add_preview", defect)
+    scope, domain = tenant_with_domain(context.database, "tenant")
+    with context.database.session() as session:
+        id = add_generation(session, scope, domain, sampling=SamplingSettings(steps=1000), preview_count=8).id
+    context.start()
+    runner = Runner(context, {Dataset: Scripted, Finetune: Scripted, Generation: Drawing})
+    assert runner.run_next(Generation)
+    assert row(context, Generation, id).error["code"] == "internal_error"
+    engine = context.gpu.engine
+    engine.check(60)  # the loop has read the cancellation by then
+    assert engine.stats()["waiting_images"] == 0
+
+
 def reported(context: Context) -> Any:
     with context.database.session() as session:
         return session.get_one(Worker, context.id)

@@ -76,7 +76,11 @@ class Drawing(Attempt[Generation]):
         self.job = _job(self.context, self.claim, session, row, adapter, mix)
 
     def work(self) -> None:
-        self.drawn = self._draw()
+        try:
+            self.drawn = self._draw()
+        except BaseException:  # the device must not continue generating if nobody stores the images
+            self.stop()
+            raise
         self.images = self._store(self.drawn)
 
     def publish(self, session: Session) -> None:
