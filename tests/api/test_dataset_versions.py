@@ -14,7 +14,7 @@ from core.service.db.models import Dataset, Domain
 from core.service.db.session import database_now
 from core.service.tenancy import Scope
 from tests.api.client import Client, png, problem, validate_datasets, zip_of
-from tests.core.service.rows import add_dataset
+from tests.core.service.rows import add_dataset, recorded_statements
 
 FIRST = {"cat/1.png": png(10), "cat/2.png": png(60), "dog/1.png": png(120), "owl/1.png": png(200)}
 SECOND = {"cat/1.png": png(240), "cats/2.png": png(60), "cat/3.png": png(10)}
@@ -165,6 +165,21 @@ def test_edit_that_cannot_be_made_names_its_field(tenant: Client, first: str, ed
     refused = problem(tenant.post(f"/v1/datasets/{first}/versions", edit), 422, "edit_invalid")
     assert refused["errors"][0]["field"] == f"body.{field}"
     assert len(tenant.read("/v1/datasets")["data"]) == 1
+
+
+def test_images_are_counted_before_any_is_loaded(tenant: Client, domain: str, services: Services) -> None:
+    """The images of 100 data sets would take gigabytes."""
+    owner = Scope(tenant.read("/v1/key")["tenant_id"])
+    with services.database.session() as session:
+        many = [add_dataset(session, owner, domain, images=10_001).id for _ in range(3)]
+    path = f"/v1/datasets/{many[0]}/versions"
+    with recorded_statements() as statements:
+        refused = problem(tenant.post(path, {"add_dataset_ids": many[1:]}), 422, "edit_invalid")
+        problem(tenant.post(path, {"add_dataset_ids": many[1:2] * 2}), 422, "edit_invalid")
+    assert refused["errors"][0]["field"] == "body.add_dataset_ids"
+    assert "20002 images; at most 20000" in refused["detail"]
+    assert any("datasets.images" in statement for statement in statements)
+    assert not any("datasets.members" in statement for statement in statements)
 
 
 def test_only_ready_datasets_of_the_same_domain_and_tenant_are_joined(

@@ -44,6 +44,7 @@ def create(session: Session, resources: Resources, id: str, edit: Edit) -> Datas
     StorageQuotaExceeded."""
     Quotas(session, resources.settings).admit_dataset(0)
     locked = {each: get(session, each, lock=True) for each in sorted({id, *edit.add_dataset_ids})}
+    _check_added(resources, [locked[added] for added in edit.add_dataset_ids])
     parent, zips = locked[id], list[Zip]()
     images = _images(parent, zips)
     _check(edit.remove_images, range(1, len(images) + 1), "remove_images", "image")
@@ -147,6 +148,15 @@ def _check(values: Any, allowed: Any, field: str, noun: str) -> None:
     for value in values:
         if value not in allowed:
             raise EditInvalid(field, f"There is no {noun} '{value}'.")
+
+
+def _check_added(resources: Resources, datasets: Sequence[Dataset]) -> None:
+    """Raises EditInvalid if an edit would add too many images. It counts them, copies included, before any of them is
+    loaded, since those of many data sets take hundreds of megabytes."""
+    count, most = sum(dataset.images for dataset in datasets), resources.settings.max_archive_members
+    if count > most:
+        reason = f"These data sets have {count} images; at most {most} can be added at once. Name fewer data sets."
+        raise EditInvalid("add_dataset_ids", reason)
 
 
 def _new_name(text: str) -> str:

@@ -1,7 +1,10 @@
 """Database rows for several tests."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
 from core.artifact.base import BaseConfig, BaseDescription
@@ -35,6 +38,21 @@ def acting(session: Session, scope: Scope) -> Session:
     """Returns the given session of a worker, which from now on acts in this scope."""
     set_scope(session, scope)
     return session
+
+
+@contextmanager
+def recorded_statements() -> Iterator[list[str]]:
+    """Yields a list that receives the SQL of each statement on any database, until the context ends."""
+    statements: list[str] = []
+
+    def record(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    event.listen(Engine, "before_cursor_execute", record)
+    try:
+        yield statements
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
 
 
 def tenant_with_domain(database: Database, name: str = "tenant", weight: float = 1.0) -> tuple[Scope, str]:
