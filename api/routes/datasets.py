@@ -1,5 +1,6 @@
 """Routes of data sets: upload, list, rename, download, delete, report of rejected files, examples of classes."""
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -126,10 +127,8 @@ def get_dataset(id: str, request: Request, database: DatabaseDep, scope: ReaderD
 )
 async def download_dataset(id: str, scope: ReaderDep, services: ServicesDep) -> Response:
     """Download the accepted images of a data set as a zip, which can be uploaded again."""
-    contents = await run_in_threadpool(_contents, services, scope, id)
-    files = downloads.files(services.store, contents, datasets.limits(services.settings))
     place = services.limits.transfers.count.take(scope.tenant)
-    return await ArchiveStream.of(zipped(in_threads(files)), place, f"{id}.zip")
+    return await ArchiveStream.of(zipped(_files(services, scope, id)), place, f"{id}.zip")
 
 
 @router.patch("/datasets/{id}", operation_id="change_dataset", responses=problems(NotFound))
@@ -178,6 +177,14 @@ def get_class_example(
     with services.database.reading(scope) as session:
         key = datasets.example(session, id, class_id)
     return png(request, partial(services.store.get, key))
+
+
+async def _files(services: Services, scope: Scope, id: str) -> AsyncIterator[tuple[str, bytes]]:
+    """Yields (path, bytes) for each image of a data set. Loads the list of images, which may take tens of megabytes,
+    only when iterated: by then the download has its place among the tenant's transfers."""
+    contents = await run_in_threadpool(_contents, services, scope, id)
+    async for file in in_threads(downloads.files(services.store, contents, datasets.limits(services.settings))):
+        yield file
 
 
 def _contents(services: Services, scope: Scope, id: str) -> downloads.Contents:

@@ -10,6 +10,7 @@ from core.service.datasets import archive, downloads
 from core.service.datasets import service as datasets
 from core.service.db.models import Dataset
 from tests.api.client import Client, png, problem, validate_datasets, zip_of
+from tests.core.service.rows import recorded_statements
 
 FILES = {
     "set/train/cat/1.png": png(10),
@@ -73,6 +74,15 @@ def test_one_image_is_in_memory_at_a_time(dataset: str, services: Services, monk
         wanted = downloads.Contents([label["name"] for label in row.classes], row.members, row.zips)
     sent = downloads.files(services.store, wanted, datasets.limits(services.settings))
     assert [len(inflated) for _ in sent] == [1, 2, 3, 4]
+
+
+def test_download_has_its_place_before_the_list_of_images_is_loaded(
+    tenant: Client, dataset: str, services: Services
+) -> None:
+    transfers, owner = services.limits.transfers.count, tenant.read("/v1/key")["tenant_id"]
+    with transfers.take(owner, transfers.each), recorded_statements() as statements:
+        problem(tenant.get(f"/v1/datasets/{dataset}/download"), 429, "too_many_transfers")
+    assert not any("datasets.members" in statement for statement in statements)
 
 
 def test_download_needs_a_ready_data_set_of_ones_own(
