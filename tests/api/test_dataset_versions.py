@@ -146,6 +146,15 @@ def test_zip_is_deleted_with_the_last_version_that_needs_it(
     assert not [key for key in services.store.list("tenants/") if f"/{first}/" in key or f"/{again}/" in key]
 
 
+def test_deletion_loads_only_the_zips_of_the_other_datasets(tenant: Client, first: str, second: str) -> None:
+    """The classes and reports of a domain's data sets may take hundreds of megabytes."""
+    with recorded_statements() as statements:
+        assert tenant.delete(f"/v1/datasets/{first}").status_code == 204
+    (others,) = [text for text in statements if "datasets.sources" in text and "datasets.id =" not in text]
+    assert "datasets.classes" not in others
+    assert "datasets.report" not in others
+
+
 @pytest.mark.parametrize(
     ("edit", "field"),
     [

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from core.service import audit, deletions, discards, domains, idempotency, metering
 from core.service.datasets.service import folder, get
@@ -45,7 +45,9 @@ def release(session: Session, version: Dataset) -> None:
 def _free(session: Session, dataset: Dataset, zips: list[dict[str, Any]]) -> list[str]:
     """Subtracts the sizes of those of a data set's former zips that no data set needs any more from the domain's stored
     bytes. Returns their storage keys."""
-    others = session.scalars(select(Dataset).where(Dataset.domain_id == dataset.domain_id)).all()
+    # Without the other columns, since the classes and reports of a domain's data sets may take hundreds of megabytes.
+    columns = load_only(Dataset.archive_key, Dataset.archive_sha256, Dataset.size_bytes, Dataset.sources)
+    others = session.scalars(select(Dataset).where(Dataset.domain_id == dataset.domain_id).options(columns)).all()
     needed = {zip["key"] for other in others for zip in other.zips}
     freed = [zip for zip in zips if zip["key"] not in needed]
     metering.add_stored_bytes(session, dataset.domain_id, -sum(zip["size_bytes"] for zip in freed))
