@@ -134,8 +134,7 @@ def listing(page: Page[Row], render: Callable[[Row], Item], max_bytes: int = PAG
         size += len(data[-1].model_dump_json())
         if size >= max_bytes:
             break
-    cut = len(data) < len(page.data)
-    return Listing(data=data, next_cursor=page.cursor_of(page.data[len(data) - 1]) if cut else page.next_cursor)
+    return Listing(data=data, next_cursor=page.first(len(data)).next_cursor)
 
 
 def changes(body: Input) -> dict[str, object]:

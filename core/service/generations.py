@@ -3,10 +3,11 @@
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from sqlalchemy import ColumnElement, select, tuple_
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session, load_only, selectinload
 
 from core.artifact.base import BaseDescription
 from core.artifact.errors import InvalidRequest, NotFound, QueueFull, UnknownClass
@@ -27,6 +28,9 @@ from core.service.webhooks import service as webhooks
 
 BASE = "base"
 """Value of `adapter_id` that generates with the base model alone, for comparison with an adapter."""
+_MOST_RESULTS = 5000
+"""Number of requested images and previews with which a page of generations ends. They fill a response, and need about
+10 MB of memory; those of 100 generations may be 70,000."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,13 +184,19 @@ def get(session: Session, id: str) -> Generation:
 
 
 def page(session: Session, wanted: GenerationFilter, request: PageRequest) -> Page[Generation]:
-    """Returns a page of the tenant's generations that `wanted` selects, newest first. Raises NotFound for a domain that
-    does not exist, InvalidCursor."""
+    """Returns a page of the tenant's generations that `wanted` selects, newest first, with their images and previews.
+    It ends early with the generation that reaches `_MOST_RESULTS`. Raises NotFound for a domain that does not exist,
+    InvalidCursor."""
     if wanted.domain_id is not None:
         domains.get(session, wanted.domain_id)
     statement = select(Generation).where(*wanted.conditions(Generation.domain_id, Generation.id))
-    at_once = (selectinload(Generation.images), selectinload(Generation.previews))
-    return fetch_page(session, statement.options(*at_once), Generation.id, request)
+    page = fetch_page(session, statement, Generation.id, request)
+    sums = accumulate(row.count * (1 + row.preview_count) for row in page.data)
+    page = page.first(1 + sum(total < _MOST_RESULTS for total in sums))
+    loaded = select(Generation).where(Generation.id.in_([row.id for row in page.data]))
+    results = (selectinload(Generation.images), selectinload(Generation.previews))
+    session.scalars(loaded.options(load_only(Generation.id), *results)).all()
+    return page
 
 
 def image(session: Session, id: str, index: int, *, lock: bool = False) -> GenerationImage:

@@ -1,20 +1,22 @@
 """Responses stay small for any amount of data that a tenant has or sends."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from sqlalchemy import event, insert
 
 from api.deps import Services
 from api.json_bodies import MAX_FIELDS
 from api.problems import MAX_ERRORS
 from api.schemas.common import listing
-from core.service.db.models import Dataset
+from core.service.db.models import Dataset, GenerationImage, GenerationPreview
 from core.service.db.paging import PageRequest, page_of
 from core.service.tenancy import Scope
 from tests.api.client import Client, problem
-from tests.core.service.rows import add_dataset
+from tests.core.service.rows import add_dataset, add_generation, recorded_statements
 
 JSON = {"Content-Type": "application/json"}
 MEGABYTE = 2**20
@@ -55,6 +57,45 @@ def test_reading_a_dataset_skips_its_large_columns(rejected: list[str], services
     with services.database.session() as session:
         row = session.get_one(Dataset, rejected[0])
         assert not {"rejected", "members"} & row.__dict__.keys()
+
+
+@pytest.fixture
+def loaded_previews() -> Iterator[list[GenerationPreview]]:
+    """Yields a list that receives each preview that is loaded."""
+    loaded: list[GenerationPreview] = []
+
+    def record(preview: GenerationPreview, _context: object) -> None:
+        loaded.append(preview)
+
+    event.listen(GenerationPreview, "load", record)
+    yield loaded
+    event.remove(GenerationPreview, "load", record)
+
+
+@pytest.mark.parametrize("path", ["/v1/generations", "/v1/domains/{domain}/generations"])
+def test_page_of_generations_loads_only_the_previews_that_fit_into_it(
+    tenant: Client, domain: str, services: Services, loaded_previews: list[GenerationPreview], path: str
+) -> None:
+    owner = Scope(tenant.read("/v1/key")["tenant_id"])
+    with services.database.session() as session:
+        requests = {"status": "succeeded", "count": 64, "preview_count": 10}
+        ids = [add_generation(session, owner, domain, **requests).id for _ in range(12)]
+        common = {"tenant_id": owner.tenant, "object_key": "k", "sha256": "a" * 64, "size_bytes": 5000}
+        image = {**common, "domain_id": domain, "seed": 0, "width": 64, "height": 64}
+        keys = [{"generation_id": id, "index": index} for id in ids for index in range(64)]
+        session.execute(insert(GenerationImage), [image | key for key in keys])
+        steps = range(1, 11)
+        session.execute(insert(GenerationPreview), [common | key | {"step": step} for key in keys for step in steps])
+    with recorded_statements() as statements:
+        page = tenant.read(path.format(domain=domain), params={"limit": 100})
+    assert len(loaded_previews) < 6000
+    assert sum("FROM generation_previews" in statement for statement in statements) == 1
+    pages = [page["data"]]
+    while page["next_cursor"] is not None:
+        page = tenant.read(path.format(domain=domain), params={"limit": 100, "cursor": page["next_cursor"]})
+        pages.append(page["data"])
+    assert [row["id"] for data in pages for row in data] == sorted(ids, reverse=True)
+    assert {(len(row["images"]), len(row["previews"])) for data in pages for row in data} == {(64, 640)}
 
 
 class Item(BaseModel):

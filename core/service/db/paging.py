@@ -4,7 +4,7 @@ as the first."""
 import datetime
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Select
@@ -39,6 +39,12 @@ class Page(Generic[Row]):
     next_cursor: str | None
     cursor_of: Callable[[Row], str]
     """Function that returns the pagination cursor of the page after a given row."""
+
+    def first(self, count: int) -> "Page[Row]":
+        """Returns the page with only its first `count` rows."""
+        if count >= len(self.data):
+            return self
+        return replace(self, data=self.data[:count], next_cursor=self.cursor_of(self.data[count - 1]))
 
 
 @dataclass(frozen=True)
