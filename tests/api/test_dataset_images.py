@@ -10,7 +10,7 @@ from core.service.datasets.thumbnails import SIDE
 from core.service.db.models import Dataset
 from core.service.tenancy import Scope
 from tests.api.client import Client, images_zip, png, problem, validate_datasets, zip_of
-from tests.core.service.rows import add_dataset
+from tests.core.service.rows import add_dataset, recorded_statements
 
 
 @pytest.fixture
@@ -68,7 +68,15 @@ def test_thumbnail_shows_the_centered_square(api_client: Client, tenant: Client,
     etag = answers[0].headers["etag"]
     assert api_client.get(urls[0], headers={"If-None-Match": etag}).status_code == 304
     problem(api_client.get(urls[0].replace("/1/", "/2/")), 401, "unauthenticated")
-    problem(tenant.get(f"{images}/4/thumbnail"), 404, "not_found")
+    for number in (4, 2**31 - 1):
+        problem(tenant.get(f"{images}/{number}/thumbnail"), 404, "not_found")
+
+
+def test_thumbnail_is_found_by_the_index_of_its_image(tenant: Client, images: str) -> None:
+    with recorded_statements() as statements:
+        assert tenant.get(f"{images}/3/thumbnail").status_code == 200
+    assert sum("members" in statement for statement in statements) == 1
+    assert not any("json_each" in statement or "array_elements" in statement for statement in statements)
 
 
 def test_dataset_of_an_earlier_release_lists_its_images_without_sizes(

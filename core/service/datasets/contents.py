@@ -71,12 +71,12 @@ def thumbnail(session: Session, id: str, number: int) -> StoredThumbnail:
     """Returns where the thumbnail of a data set's image is stored. Raises NotFound if the data set, the image or its
     thumbnail does not exist."""
     dataset = get(session, id)
-    statement, position, _ = _entries(session, id, Dataset.members)
-    row = session.execute(statement.where(position == number)).one_or_none()
-    if row is None or row.value.get("thumbnail") is None:
+    # By its index: a search through 20,000 entries takes PostgreSQL three times as long.
+    member = session.scalar(select(Dataset.members[number - 1]).where(Dataset.id == id))
+    if member is None or member.get("thumbnail") is None:
         raise NotFound("thumbnail", f"{id}/{number}")
-    zip = dataset.zips[row.value.get("zip", 0)]
-    return StoredThumbnail(thumbnails_key(zip["key"]), *row.value["thumbnail"])
+    zip = dataset.zips[member.get("zip", 0)]
+    return StoredThumbnail(thumbnails_key(zip["key"]), *member["thumbnail"])
 
 
 def _entries(
