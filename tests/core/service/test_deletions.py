@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from core.artifact.errors import NotFound
-from core.service import adapters, deletions, domains, fleet, idempotency, jobs, keys, tenants
+from core.service import adapters, deletions, domains, fleet, idempotency, jobs, keys, metering, tenants
 from core.service.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
@@ -173,6 +173,7 @@ def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, 
         with database.session() as session:
             keys.issue(session, who.tenant, "key")
     with database.session() as session:
+        metering.meter(session, scope.tenant, images=3)
         id = tenants.delete(session, scope.tenant).id
         assert adapters.deleted(session, {"a" * 64, "c" * 64}) == {"c" * 64}, "the other tenant has the same adapter"
     for _ in range(2):
@@ -182,9 +183,12 @@ def test_tenant_deletion_leaves_a_receipt_and_other_tenants(database: Database, 
     assert {name: receipt.rows[name] for name in ("tenants", "domains", "adapters", "api_keys")} == {
         "tenants": 1, "domains": 1, "adapters": 2, "api_keys": 1
     }  # fmt: skip
+    assert "usage_days" not in receipt.rows
     assert store.list("") == [f"{domains.folder(other.tenant, theirs)}x"]
     with database.session() as session:
         assert [row.id for row in domains.page(acting(session, SYSTEM), PageRequest()).data] == [theirs]
+        usage = metering.days_page(acting(session, SYSTEM), PageRequest(), scope.tenant).data
+        assert [(day.tenant_id, day.images) for day in usage] == [(scope.tenant, 3)], "bills need it"
         with pytest.raises(NotFound):
             deletions.get(acting(session, other), id)
         assert deletions.page(acting(session, other), PageRequest()).data == []

@@ -30,9 +30,12 @@ class IdempotencyKey(TenantOwned, Base):
 
 
 class UsageDay(TenantOwned, Base):
+    """Usage of one tenant on one day (UTC): counts, without personal data."""
+
     __tablename__ = "usage_days"
 
-    tenant_id: Mapped[str] = mapped_column(String(40), ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    """Id of the tenant. Not a foreign key, since bills need the usage of a deleted tenant too."""
     day: Mapped[datetime.date] = mapped_column(Date, primary_key=True)
     images: Mapped[int] = mapped_column(BigInteger, default=0)
     model_evaluations: Mapped[int] = mapped_column(BigInteger, default=0)
