@@ -100,8 +100,13 @@ class Output(BaseModel):
 def optional(description: str | None = None) -> Any:
     """Returns a field of a PATCH body that clients may omit. An omitted field keeps its value, unlike one sent as
     null. Without `description` it has that of its type."""
-    described: dict[str, Any] = {} if description is None else {"description": description}
-    return Field(default=None, json_schema_extra=lambda schema: schema.pop("default", None), **described)
+    if description is None:
+        return Field(default=None, json_schema_extra=_without_default)
+    return Field(default=None, json_schema_extra=_without_default, description=description)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
 
 
 Row = TypeVar("Row")
