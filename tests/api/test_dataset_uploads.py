@@ -199,6 +199,22 @@ def test_repeated_request_starts_one_upload(tenant: Client, domain: str) -> None
     assert len(tenant.read(url)["data"]) == 1
 
 
+def test_concurrent_completions_get_the_same_dataset(
+    api: Api, tenant: Client, domain: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, upload = begin(tenant, domain)
+    parts, join_parts = send(api.client(), upload), services.store.join_parts
+
+    def join_later(*arguments: Any) -> None:
+        """Joins the parts in another request first."""
+        monkeypatch.setattr(services.store, "join_parts", join_parts)
+        assert tenant.made(f"{path}/complete", {"parts": parts})["id"] == upload["dataset_id"]
+        join_parts(*arguments)
+
+    monkeypatch.setattr(services.store, "join_parts", join_later)
+    assert tenant.made(f"{path}/complete", {"parts": parts})["id"] == upload["dataset_id"]
+
+
 def test_very_large_uploads_have_larger_parts() -> None:
     mebibyte = 2**20
     assert uploads.part_bytes(1, 16 * mebibyte) == 16 * mebibyte

@@ -181,15 +181,20 @@ def drop(store: ObjectStore, upload: DatasetUpload) -> None:
 
 
 def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> None:
-    """Joins the parts of an upload to one object in the store, unless an earlier call did. Raises PartsMissing if parts
+    """Joins the parts of an upload to one object in the store, unless another call did. Raises PartsMissing if parts
     are missing or have other ETags; NotFound if the object store has lost the upload."""
     parts = received(store, upload)
     wanted = range(1, len(sizes(upload)) + 1)
     missing = [number for number in wanted if number not in parts or parts[number].etag != etags.get(number)]
-    if not missing:
+    if missing:
+        if not _is_joined(store, upload):
+            raise PartsMissing(missing)
+        return
+    try:
         store.join_parts(upload.object_key, upload.store_upload, [parts[number] for number in wanted])
-    elif not _is_joined(store, upload):
-        raise PartsMissing(missing)
+    except NotFound:
+        if not _is_joined(store, upload):  # a concurrent call may have joined them just now
+            raise
 
 
 def _fail(session: Session, domain_id: str, id: str, error: ArchiveInvalid) -> None:
