@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Select, exists, select, tuple_
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from core.artifact.errors import NotFound
@@ -27,6 +27,9 @@ from core.service.errors import DomainInUse, NameTaken
 
 NAMED_JOBS = 5
 """Max jobs of each kind that the error of a domain or data set in use names."""
+_COVER_CANDIDATES = 2000
+"""Number of a version's newest generations that are searched for the cover of its domain. Without this limit, a search
+through generations that failed or whose images were deleted could take seconds."""
 
 
 def create(session: Session, name: str, description: str, base_model: str) -> Domain:
@@ -67,16 +70,27 @@ def names(session: Session, ids: Collection[str]) -> dict[str, str]:
 
 def covers(session: Session, ids: Sequence[str]) -> dict[str, str]:
     """Returns, by domain id, the id of the newest successful generation of the domain's active version that still has
-    its first image, which is the domain's cover. Leaves out domains without such a generation."""
+    its first image, which is the domain's cover. Leaves out domains without such a generation among the newest
+    `_COVER_CANDIDATES` of the version."""
     # Compares with a range of the index (adapter_id, id) instead of `adapter_id = …`: with equality PostgreSQL may scan
     # the generations of all adapters by their id until it meets one of this adapter.
     position, active = tuple_(Generation.adapter_id, Generation.id), Domain.active_adapter_id
-    newest = (
-        select(Generation.id)
+    candidates = (
+        select(Generation.id, Generation.status)
         .where(position > tuple_(active, ""), position < tuple_(active, "h"), Generation.expired_at.is_(None))
-        .where(Generation.status == "succeeded")
-        .where(exists().where(GenerationImage.generation_id == Generation.id, GenerationImage.index == 0))
         .order_by(Generation.adapter_id.desc(), Generation.id.desc())
+        .limit(_COVER_CANDIDATES)
+        .correlate(Domain)
+        .subquery()
+    )
+    # Both databases filter the candidates in their order, and stop at the first that remains. With EXISTS, PostgreSQL
+    # might join all of them with the images in another order.
+    image = select(GenerationImage.index).where(
+        GenerationImage.generation_id == candidates.c.id, GenerationImage.index == 0
+    )
+    newest = (
+        select(candidates.c.id)
+        .where(candidates.c.status == "succeeded", image.scalar_subquery().is_not(None))
         .limit(1)
         .scalar_subquery()
     )

@@ -4,15 +4,16 @@ cascading deletion."""
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from core.artifact.errors import BaseMismatch, NotFound, QueueFull, UnknownClass
+from core.artifact.sampling import SamplingSettings
 from core.artifact.training import TrainingSettings
 from core.service import adapters, audit, domains, generations, keys, metering, tenants
 from core.service.audit import AuditFilter
 from core.service.config import Settings
 from core.service.datasets import service as datasets
-from core.service.db.models import ApiKey, AuditEntry, Deletion, Domain, Generation
+from core.service.db.models import ApiKey, AuditEntry, Deletion, Domain, Generation, GenerationImage
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
 from core.service.errors import (
@@ -107,6 +108,25 @@ def test_deleting_a_domain_deletes_rows_and_lists_its_objects(database: Database
         assert session.execute(select(Generation)).first() is None
         prefix = session.execute(select(Deletion.prefix)).scalar_one()
         assert prefix == f"tenants/{scope.tenant}/domains/{domain_id}/"
+
+
+def test_cover_is_searched_among_the_newest_generations_of_the_version(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    with database.session(scope) as session:
+        adapter = domains.get(session, domain).active_adapter_id = add_adapter(session, scope, domain, 1).id
+        generation = {"adapter_id": adapter, "status": "succeeded"}
+        cover = add_generation(session, scope, domain, **generation).id
+        values = {"domain_id": domain, "tenant_id": scope.tenant, "object_key": "k", "sha256": "0" * 64}
+        size = {"size_bytes": 1, "width": 8, "height": 8}
+        session.add(GenerationImage(generation_id=cover, index=0, seed=0, **values, **size))
+        assert domains.covers(session, [domain]) == {domain: cover}
+        values = {"domain_id": domain, "tenant_id": scope.tenant, "class_id": 0, "class_name": "cat"}
+        values |= {"count": 1, "seed": 0, "sampling": SamplingSettings(steps=5), "timings": {}, **generation}
+        newer = [values | {"id": f"gen_7{number:025}"} for number in range(2000)]
+        session.execute(insert(Generation), newer[:-1])
+        assert domains.covers(session, [domain]) == {domain: cover}
+        session.execute(insert(Generation), newer[-1:])
+        assert domains.covers(session, [domain]) == {}
 
 
 def test_deleting_a_tenant_ends_its_keys_but_not_its_audit_log(database: Database) -> None:
