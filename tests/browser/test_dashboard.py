@@ -197,6 +197,19 @@ def test_chosen_theme_survives_a_reload(dashboard: Dashboard) -> None:
     assert "body--dark" in (body.get_attribute("class") or "")
 
 
+def test_administrator_issues_a_key_for_a_colleague(administration: Dashboard) -> None:
+    page = administration.sign_in()
+    page.get_by_role("button", name="Issue a key").click()
+    page.get_by_label("Name", exact=True).fill("Ada")
+    page.get_by_role("button", name="Issue", exact=True).click()
+    expect(page.locator(".code pre")).to_contain_text("dfk_")
+    page.get_by_role("button", name="Done").click()
+    row = page.get_by_role("row", name="Ada")
+    row.get_by_role("button", name="Revoke").click()
+    page.get_by_role("button", name="Revoke the key").click()
+    expect(row.get_by_text("revoked", exact=True)).to_be_visible()
+
+
 def test_administrator_manages_keys_and_sees_the_fleet(administration: Dashboard, visitor: Visitor) -> None:
     page = administration.sign_in()
     expect(page.get_by_role("link", name=visitor.name)).to_be_visible()
