@@ -58,6 +58,9 @@ class Attempt(ABC, Generic[Job]):
         """Makes `work` end early with Cancelled. Called on another thread, possibly several times, when the job was
         cancelled or this worker's claim on it is lost."""
 
+    def on_error(self, row: Job) -> None:
+        """Called with the job's row before an attempt that raised an error is settled, to record the work done."""
+
     def on_failure(self, session: Session, row: Job, error: CoreError) -> None:
         """Called with the job's row in the transaction that marks the job as failed, for further changes."""
 
@@ -176,6 +179,7 @@ class Runner:
             row = jobs.guarded(session, model, claim)
             if row is None:
                 return None
+            attempt.on_error(row)
             how = jobs.settle(session, self.context.dispatcher, row, error, self.context.settings.max_attempts)
             if how == "failed" and isinstance(error, CoreError):
                 attempt.on_failure(session, row, error)

@@ -96,11 +96,11 @@ def _time_of(engine: Serving, short: ImageRequest, others: list[ImageRequest]) -
     stepping = threading.Event()
     progress = [0.0]
 
-    def on_step(share: float) -> None:
+    def on_step(share: float, _: int) -> None:
         progress[0] = share
         stepping.set()
 
-    waiting = [engine.submit(other, on_step if other is others[0] else lambda _: None) for other in others]
+    waiting = [engine.submit(other, on_step if other is others[0] else lambda *_: None) for other in others]
     stepping.wait()
     started = time.perf_counter()
     engine.submit(short).result()

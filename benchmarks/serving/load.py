@@ -58,7 +58,7 @@ class Serving(AbstractContextManager["Serving"]):
     def folded(self, domain: str) -> FoldedAdapter:
         return self.cache.get(domain, partial(self.domains.__getitem__, domain)).result()
 
-    def submit(self, request: ImageRequest, on_step: Callable[[float], None] = lambda _: None) -> "Future[Drawn]":
+    def submit(self, request: ImageRequest, on_step: Callable[[float, int], None] = lambda *_: None) -> "Future[Drawn]":
         load = None if request.adapter is None else partial(self.domains.__getitem__, request.adapter)
         return self.engine.submit(request, load, on_step=on_step)
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Select, Table, Tuple, and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from core.service import fleet
+from core.artifact.jobs import UNFINISHED
+from core.service import fleet, metering
 from core.service.db.base import Base, new_id
 from core.service.db.isolation import scope_of
 from core.service.db.lookup import find, require
@@ -97,11 +98,15 @@ def receipt(
 def remove(session: Session, deletion: Deletion, row: Domain | Tenant) -> None:
     """Deletes the row of a domain or tenant with all rows that the domain or tenant owns. If there are too many for one
     transaction, hides the domain or tenant and deletes its unfinished jobs and API keys; workers delete the rest."""
+    owned = Generation.domain_id if isinstance(row, Domain) else Generation.tenant_id
+    images, model_evaluations = metering.unmetered(session, owned == row.id, Generation.status.in_(UNFINISHED))
     if not _remove_rows(session, deletion, row):
         _note(deletion, _end_work(session, deletion))
         row.name, row.deleted_at = row.id, database_now(session)  # frees its name for another domain or tenant
         if isinstance(row, Tenant):  # signed URLs reach the rows of domains without knowing their tenant
             session.execute(update(Domain).where(Domain.tenant_id == row.id).values(deleted_at=row.deleted_at))
+    # Last, since jobs that are deleted here lock their own row before the tenant's usage.
+    metering.meter(session, deletion.tenant_id, images=images, model_evaluations=model_evaluations)
 
 
 def _remove_rows(session: Session, deletion: Deletion, row: Domain | Tenant) -> bool:

@@ -123,12 +123,14 @@ def delete(session: Session, id: str) -> Deletion:
     of this domain into theirs fail. Raises NotFound, and DomainInUse while an unfinished copy or fine-tune of
     another domain needs a data set or version of this domain."""
     domain = get(session, id, lock=True)
-    if jobs := _jobs_elsewhere(session, id):
-        raise DomainInUse(id, jobs)
-    _fail_mixes(session, id)
+    if needed_by := _jobs_elsewhere(session, id):
+        raise DomainInUse(id, needed_by)
+    mixes = _unfinished_mixes(session, id)
     deletion = deletions.record(session, domain, folder(domain.tenant_id, id))
     idempotency.forget(session, domain.tenant_id, id)
     deletions.remove(session, deletion, domain)
+    for generation in mixes:
+        jobs.fail(session, generation, NotFound("adapter", str(generation.mix_adapter_id)))
     audit.record(session, "domain.delete", id, detail={"deletion": deletion.id})
     return deletion
 
@@ -154,13 +156,12 @@ def _jobs_elsewhere(session: Session, id: str) -> list[str]:
     return [job for each in jobs for job in session.scalars(each.limit(NAMED_JOBS))]
 
 
-def _fail_mixes(session: Session, id: str) -> None:
-    """Fails the unfinished generations of other domains that need a version of this domain. A worker that runs one of
-    them stops, since it loses its claim."""
+def _unfinished_mixes(session: Session, id: str) -> Sequence[Generation]:
+    """Returns, locked, the unfinished generations of other domains that need a version of this domain. Once they are
+    marked as failed, a worker that runs one of them stops, since it loses its claim."""
     versions = select(Adapter.id).where(Adapter.domain_id == id)
     statement = select(Generation).where(Generation.mix_adapter_id.in_(versions), Generation.domain_id != id)
-    for generation in session.scalars(statement.where(Generation.status.in_(UNFINISHED)).with_for_update()):
-        jobs.fail(session, generation, NotFound("adapter", str(generation.mix_adapter_id)))
+    return session.scalars(statement.where(Generation.status.in_(UNFINISHED)).with_for_update()).all()
 
 
 def _check_free(session: Session, name: str) -> None:

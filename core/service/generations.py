@@ -270,12 +270,12 @@ def succeed(
     return True
 
 
-def progress(session: Session, claim: Claim, share: float) -> bool:
-    """Records a generation's progress, from 0 to 1. Returns False, and changes nothing, when the worker's claim on the
-    generation was lost."""
+def progress(session: Session, claim: Claim, share: float, model_evaluations: int) -> bool:
+    """Records a generation's progress, from 0 to 1, and the model evaluations of this attempt. Returns False, and
+    changes nothing, when the worker's claim on the generation was lost."""
     generation = jobs.guarded(session, Generation, claim)
     if generation is not None:
-        generation.progress = share
+        generation.progress, generation.model_evaluations = share, model_evaluations
     return generation is not None
 
 

@@ -4,12 +4,12 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core.service.config import Settings
-from core.service.db.models import StoredBytes, Tenant, UsageDay
+from core.service.db.models import Generation, GenerationPreview, StoredBytes, Tenant, UsageDay
 from core.service.db.paging import Page, PageRequest, id_of, page_of
 from core.service.db.session import database_now
 from core.service.errors import InvalidCursor, InvalidPeriod
@@ -54,6 +54,8 @@ def meter(
     session: Session, tenant_id: str, *, images: int = 0, model_evaluations: int = 0, training_seconds: float = 0.0
 ) -> None:
     """Adds images, model evaluations and training seconds to a tenant's usage of the current day."""
+    if not (images or model_evaluations or training_seconds):
+        return
     today = database_now(session).date()
     row = _day(session, tenant_id, today)
     if row is None:
@@ -69,6 +71,17 @@ def meter(
     row.images += images
     row.model_evaluations += model_evaluations
     row.training_seconds += training_seconds
+
+
+def unmetered(session: Session, *conditions: ColumnElement[bool]) -> tuple[int, int]:
+    """Returns the images and the model evaluations to meter for the generations that satisfy `conditions`, which end
+    without success: images count if they have a preview, since the tenant can see it. Locks the generations."""
+    generations = select(Generation.id, Generation.model_evaluations).where(*conditions).order_by(Generation.id)
+    used = dict(session.execute(generations.with_for_update()).all())
+    preview = GenerationPreview
+    shown = select(preview.generation_id, preview.index).where(preview.generation_id.in_(used)).distinct().subquery()
+    images = session.scalar(select(func.count()).select_from(shown))
+    return int(images or 0), sum(used.values())
 
 
 def add_stored_bytes(session: Session, domain_id: str, size_bytes: int) -> None:

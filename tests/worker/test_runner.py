@@ -13,14 +13,16 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+import core.service.generations
 from core.artifact.errors import CoreError, DeviceLost
 from core.artifact.sampling import SamplingSettings
 from core.artifact.training import TrainingSettings
 from core.service import jobs
 from core.service.config import Settings
-from core.service.db.models import Dataset, Finetune, Generation, Worker
+from core.service.db.models import Dataset, Finetune, Generation, UsageDay, Worker
 from core.service.errors import DatabaseUnavailable
 from core.service.storage import FolderStore, StoredObject
 from core.service.storage.errors import ObjectNotFound, ScratchTooSmall, StorageUnavailable
@@ -505,6 +507,33 @@ def test_generation_that_cannot_record_a_preview_leaves_the_engine(
     engine = context.gpu.engine
     engine.check(60)  # the loop has read the cancellation by then
     assert engine.stats()["waiting_images"] == 0
+
+
+def test_cancelled_generation_counts_the_model_evaluations_made(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tenant cancels it as soon as the first of its previews is stored."""
+    real = core.service.generations.add_preview
+    context.start()
+    [id] = generations(context, "tenant", 1)
+    with context.database.session() as session:
+        generation = session.get_one(Generation, id)
+        generation.sampling, generation.preview_count = SamplingSettings(steps=1000, guidance_scale=1.0), 10
+
+    def add_preview(session: Session, claim: jobs.Claim, *preview: Any) -> None:
+        real(session, claim, *preview)
+        jobs.request_cancel(session, session.get_one(Generation, id))
+        context.gpu.engine.cancel(f"{id}/{claim.attempt}")
+
+    monkeypatch.setattr("core.service.generations.add_preview", add_preview)
+    Runner(context, {**dict.fromkeys(jobs.KINDS, Scripted), Generation: Drawing}).run_next(Generation)
+    with context.database.session() as session:
+        [day] = session.scalars(select(UsageDay)).all()
+    job_row = row(context, Generation, id)
+    assert (job_row.status, day.images) == ("cancelled", 1)
+    assert 1000 / 11 <= day.model_evaluations == job_row.model_evaluations < 1000
+    context.stop()
+    context.close()
 
 
 def reported(context: Context) -> Any:

@@ -65,6 +65,8 @@ class Drawing(Attempt[Generation]):
     """Attempt to generate the images of one generation, with previews."""
 
     drawn: Drawn | None = None
+    model_evaluations: int = 0
+    """Model evaluations that this attempt has made."""
     files: Sequence[_File] = ()
     """Files of the request's adapters, in the order of `ImageRequest.adapters`."""
 
@@ -91,6 +93,9 @@ class Drawing(Attempt[Generation]):
         with suppress(EngineStopped):  # the engine has ended all requests already
             self.context.gpu.engine.cancel(_engine_id(self.claim))
 
+    def on_error(self, row: Generation) -> None:
+        row.model_evaluations = self.model_evaluations
+
     def on_failure(self, session: Session, _row: Generation, error: CoreError) -> None:
         if not isinstance(error, (ChecksumMismatch, ArtifactInvalid, NotFound)):
             return
@@ -104,24 +109,25 @@ class Drawing(Attempt[Generation]):
     def _draw(self) -> Drawn:
         """Submits the request to the engine, and waits for the images. Writes progress and previews to the database
         meanwhile, and skips them while the database is unavailable. Raises the error of the engine's future."""
-        share, written, written_at = [0.0], 0.0, time.monotonic()
+        made, written, written_at = [0.0, 0], 0.0, time.monotonic()
         previews: queue.SimpleQueue[tuple[int, int, Tensor]] = queue.SimpleQueue()
         request = self.job.request
         future = self.context.gpu.engine.submit(
             request,
             *self.files,
-            on_step=lambda done: share.__setitem__(0, done),
+            on_step=lambda *step: made.__setitem__(slice(2), step),
             on_preview=lambda *seen: previews.put(seen),
         )
         while True:
             done, _ = wait([future], timeout=_PROGRESS_SECONDS)
+            share, self.model_evaluations = float(made[0]), int(made[1])
             with suppress(DatabaseUnavailable):
                 self._show(previews)
                 is_due = time.monotonic() - written_at >= _progress_seconds(len(self.context.leases.held()))
-                if not done and share[0] != written and is_due:
+                if not done and share != written and is_due:
                     with self.context.database.session() as session:
-                        generations.progress(session, self.claim, share[0])
-                    written, written_at = share[0], time.monotonic()
+                        generations.progress(session, self.claim, share, self.model_evaluations)
+                    written, written_at = share, time.monotonic()
             if done:
                 return future.result()
 

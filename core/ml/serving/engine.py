@@ -101,13 +101,14 @@ class Engine:
         self,
         request: ImageRequest,
         *loads: Load | None,
-        on_step: Callable[[float], None] = lambda _: None,
+        on_step: Callable[[float, int], None] = lambda *_: None,
         on_preview: Callable[[int, int, Any], None] = lambda *_: None,
     ) -> "Future[Drawn]":
         """Submits a request and returns a future of its images. `loads` fetch the request's adapters, in the order of
         `ImageRequest.adapters`, if the host cache does not have them; they run on threads of the cache while the
         request waits. A request without adapters ignores them. `on_step` is called with the fraction of steps that are
-        done, `on_preview` with an image's index, the steps it has made, and its preview's pixels.
+        done and the model evaluations so far, `on_preview` with an image's index, the steps it has made, and its
+        preview's pixels.
 
         The future fails with an exception that a load or one of the callbacks raised, with QueueFull, DeadlineExceeded,
         IndexError (an adapter has no such class), DrawingDiverged, Cancelled, EngineStopped or DeviceLost. `submit`

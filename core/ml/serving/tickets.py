@@ -21,8 +21,9 @@ class Ticket:
     stage (see `Drawn.timings`)."""
 
     request: ImageRequest
-    on_step: Callable[[float], None]
-    """Called after each step of an image, with the fraction of all the request's steps that is done."""
+    on_step: Callable[[float, int], None]
+    """Called after each step of an image, with the fraction of all the request's steps that is done, and the number of
+    model evaluations made."""
     on_preview: Callable[[int, int, Any], None]
     """Called with an image's index, the number of steps it has made, and a preview: the decoded x0 prediction."""
     adapter: FoldedAdapter | None = None
@@ -43,7 +44,7 @@ class Ticket:
         """Counts a step of one image, which took `cost` model evaluations, and calls `on_step`."""
         self.steps += 1
         self.model_evaluations += cost
-        self.on_step(self.steps / (len(self.request.seeds) * self.request.sampling.steps))
+        self.on_step(self.steps / (len(self.request.seeds) * self.request.sampling.steps), self.model_evaluations)
 
     def deliver(self, index: int, image: Any) -> bool:
         """Adds a finished image. If it is the request's last image, resolves the future and returns True; otherwise

@@ -144,9 +144,10 @@ def _blame(session: Session, dispatcher: Dispatcher, job: JobRow, error: CoreErr
 
 
 def _expired(session: Session, model: type[Job]) -> Sequence[Job]:
-    """Returns, locked, the jobs of table `model` whose lease has expired: their worker sent no heartbeat in time."""
-    statement = select(model).where(model.lease_expires_at < database_now(session)).with_for_update(skip_locked=True)
-    return session.execute(statement).scalars().all()
+    """Returns, locked, the jobs of table `model` whose lease has expired: their worker sent no heartbeat in time. They
+    are ordered by tenant, so that two workers lock the usage of tenants in the same order."""
+    expired = select(model).where(model.lease_expires_at < database_now(session)).order_by(model.tenant_id)
+    return session.execute(expired.with_for_update(skip_locked=True)).scalars().all()
 
 
 def _unclaim(session: Session, job: JobRow) -> bool:

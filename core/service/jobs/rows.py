@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from core.artifact.errors import CoreError
+from core.service import metering
 from core.service.db.models import Dataset, Finetune, FinetuneEvent, Generation
 from core.service.db.session import after_commit, database_now
 from core.service.webhooks import events
@@ -98,7 +99,7 @@ def keep_progress(job: JobRow) -> None:
 
 def finish(session: Session, job: JobRow, status: str, **details: Any) -> None:
     """Ends a job with a final status, and reports the end to webhooks and, for a fine-tune, in its events. `details`
-    are added to the data of this event."""
+    are added to the data of this event. Meters what an unsuccessful generation has used."""
     job.status = status
     job.lease_expires_at = job.not_before = None
     for column in KINDS[type(job)].cleared:
@@ -106,6 +107,9 @@ def finish(session: Session, job: JobRow, status: str, **details: Any) -> None:
     job.finished_at = database_now(session)
     events.job_ended(session, job)
     report(session, job, "status", {"status": status, **details})
+    if isinstance(job, Generation) and status != KINDS[Generation].succeeded:
+        images, model_evaluations = metering.unmetered(session, Generation.id == job.id)
+        metering.meter(session, job.tenant_id, images=images, model_evaluations=model_evaluations)
     message = f"{job.id} {status}" + (f": {job.error_code}" if job.error_code else "")
     after_commit(session, lambda: logger.info(message))
 

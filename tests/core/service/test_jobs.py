@@ -3,13 +3,18 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import select
 
+from core.artifact.errors import Cancelled, EngineStopped
 from core.ml.errors import TrainingDiverged
-from core.service import jobs
-from core.service.db.models import Generation
+from core.service import domains, generations, jobs, tenants
+from core.service.db.models import Generation, UsageDay
 from core.service.db.session import Database
 from core.service.jobs import Claim
+from core.service.quotas import images_today
+from core.service.storage import StoredObject
 from core.service.storage.errors import StorageFull
+from core.service.tenancy import SYSTEM
 from tests.core.service.rows import Sent, add_generation, claim, tenant_with_domain
 
 
@@ -167,6 +172,49 @@ def test_failure_stores_code_and_detail(database: Database) -> None:
     job = row(database, id)
     assert (job.status, job.error_code) == ("failed", "training_diverged")
     assert "step 7" in (job.error_detail or "")
+
+
+@pytest.mark.parametrize(
+    "end", ["cancelled", "cancelled after a requeue", "failed", "crashed", "domain deleted", "tenant deleted"]
+)
+def test_generation_without_success_counts_what_its_tenant_has_seen(database: Database, end: str) -> None:
+    scope, domain_id = tenant_with_domain(database)
+    with database.session() as session:
+        id = add_generation(session, scope, domain_id, count=4, preview_count=2).id
+    claimed = claim(database, lease_seconds=-1 if end == "crashed" else 60)
+    with database.session() as session:
+        for index, step in ((0, 1), (0, 3), (2, 1)):
+            generations.add_preview(session, claimed, index, step, StoredObject("k", "0" * 64, 1))
+        generations.progress(session, claimed, 0.5, 17)
+    if end == "cancelled":
+        with database.session(scope) as session:
+            generations.cancel(session, id)
+    if end in ("cancelled", "cancelled after a requeue", "failed"):
+        error = {"cancelled": Cancelled(), "failed": TrainingDiverged(1)}.get(end, EngineStopped())
+        with database.session() as session:
+            jobs.settle(session, Sent(), session.get_one(Generation, id), error, max_attempts=3)
+    with database.session(SYSTEM if end == "tenant deleted" else scope) as session:
+        match end:
+            case "cancelled after a requeue":
+                generations.cancel(session, id)
+            case "domain deleted":
+                domains.delete(session, domain_id)
+            case "tenant deleted":
+                tenants.delete(session, scope.tenant)
+    with database.session() as session:
+        jobs.reap(session, Sent(), Generation, max_attempts=1)
+    with database.session(scope) as session:
+        generation = session.get(Generation, id)
+        assert generation is None or generation.status == end.split()[0].replace("crashed", "failed")
+        [day] = session.scalars(select(UsageDay)).all()
+        assert (day.images, day.model_evaluations, images_today(session)) == (2, 17, 2)
+
+
+def test_generation_that_ends_in_the_queue_counts_nothing(database: Database) -> None:
+    [id] = queue(database)
+    with database.session() as session:
+        generations.cancel(session, id)
+        assert session.scalars(select(UsageDay)).all() == []
 
 
 def test_message_is_sent_after_the_commit(database: Database) -> None:

@@ -67,7 +67,7 @@ def test_lost_device_fails_every_future_with_device_lost(
     mortal: Engine, deaths: Deaths, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:
     started = threading.Event()
-    long = draw(mortal, request("long", adapter=None, steps=1000), on_step=lambda _: started.set())
+    long = draw(mortal, request("long", adapter=None, steps=1000), on_step=lambda *_: started.set())
     training = mortal.train(endless(), lambda _: None)
     started.wait()
     deaths.futures = [long, training.future]

@@ -225,7 +225,7 @@ def test_idle_engine_keeps_neither_forgotten_adapters_nor_images(
     monkeypatch.setattr(engine.bank, "fold", watched_fold)
     monkeypatch.setattr(engine.runner.pixels, "decode", watched_decode)
     assert len(result(engine, request("good", adapter="adapter-0")).images) == 2
-    broken = draw(engine, request("broken", adapter="adapter-1"), on_step=lambda _: 1 / 0)
+    broken = draw(engine, request("broken", adapter="adapter-1"), on_step=lambda *_: 1 / 0)
     assert isinstance(broken.exception(60), ZeroDivisionError)
     cancelled = draw(
         engine,
@@ -254,7 +254,7 @@ def test_more_adapters_than_slots_are_all_served(engine: Engine) -> None:
 
 def test_progress_rises_to_one(engine: Engine) -> None:
     fractions: list[float] = []
-    draw(engine, request("one"), on_step=fractions.append).result()
+    draw(engine, request("one"), on_step=lambda done, _: fractions.append(done)).result()
     assert fractions == sorted(fractions)
     assert (len(fractions), fractions[-1]) == (8, 1.0)
 
@@ -297,7 +297,7 @@ def test_request_waits_for_its_adapter_while_others_continue(engine: Engine) -> 
 def test_evicted_adapter_stays_usable_for_running_requests(engine: Engine) -> None:
     alone = result(engine, request("alone", steps=30)).images
     stepped = threading.Event()
-    future = draw(engine, request("together", steps=30), on_step=lambda _: stepped.set())
+    future = draw(engine, request("together", steps=30), on_step=lambda *_: stepped.set())
     stepped.wait()
     engine.cache.forget("adapter-0")
     others = [draw(engine, request(str(n), adapter=f"adapter-{n}", tenant=str(n), seeds=(n,))) for n in range(1, 33)]
@@ -346,7 +346,7 @@ def test_latents_are_decoded_once_the_device_has_computed_them(
     monkeypatch.setattr(generations.decoder, "add", lambda *_: log.append("decode"))
     for id, steps in (("short", 1), ("long", 2)):
         drawing = request(id, adapter=None, seeds=(5,), steps=steps)
-        generations.accept(Ticket(drawing, lambda _: None, lambda *_: None), ())
+        generations.accept(Ticket(drawing, lambda *_: None, lambda *_: None), ())
     generations.step(ahead=True)
     assert log == ["wait {'ahead': True}"]
     generations.step(ahead=True)
@@ -370,7 +370,7 @@ def test_latents_of_a_step_on_a_cpu_do_not_wait_for_the_next(engine: Engine, mon
 def test_stopped_engine_keeps_no_latents(autoencoder: Autoencoder) -> None:
     engine = engine_of(autoencoder)
     drawing = request("image", adapter=None, seeds=(5,), steps=1)
-    engine.generations.accept(Ticket(drawing, lambda _: None, lambda *_: None), ())
+    engine.generations.accept(Ticket(drawing, lambda *_: None, lambda *_: None), ())
     engine.generations.step(ahead=True)
     engine.generations.stop(EngineStopped)
     assert not engine.generations._to_decode
@@ -379,7 +379,7 @@ def test_stopped_engine_keeps_no_latents(autoencoder: Autoencoder) -> None:
 
 def test_cancel_ends_the_request(engine: Engine) -> None:
     stepped = threading.Event()
-    future = draw(engine, request("long", steps=1000), on_step=lambda _: stepped.set())
+    future = draw(engine, request("long", steps=1000), on_step=lambda *_: stepped.set())
     stepped.wait()
     engine.cancel("long")
     assert isinstance(future.exception(60), Cancelled)
