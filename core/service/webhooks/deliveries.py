@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.orm.attributes import flag_modified
 
 from core.service import audit
 from core.service.db.models import Webhook, WebhookDelivery
@@ -184,6 +185,7 @@ def _judge(session: Session, webhook: Webhook, row: WebhookDelivery, outcome: Ou
     """Notes the success of an attempt in the webhook's row, or disables a webhook that is gone or fails for long."""
     if outcome.succeeded:
         webhook.last_success_at = now
+        flag_modified(webhook, "updated_at")  # writes it unchanged: the ETag is for the settings
     elif outcome.response_status == _GONE:
         detail = "The receiver answered 410, so no more events are sent. Enable the webhook to resume."
         _disable(session, webhook, "gone", detail)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, text
 
 from core.artifact.errors import CoreError
-from core.service import adapters, generations, jobs, tenants
+from core.service import adapters, etags, generations, jobs, tenants
 from core.service.db.models import AuditEntry, Finetune, Generation, Webhook, WebhookDelivery
 from core.service.db.session import Database, database_now
 from core.service.errors import WebhookBacklog
@@ -134,6 +134,16 @@ def test_delivery_is_claimed_and_settled(database: Database, owner: tuple[Scope,
     delivery = row(database, id)
     assert (delivery.status, delivery.next_attempt_at, len(delivery.attempts)) == ("succeeded", None, 1)
     assert delivery.attempts[0]["response_status"] == 204
+
+
+def test_success_leaves_the_etag_of_the_settings(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
+    with database.session() as session:
+        seen = etags.tag(session.get_one(Webhook, webhook))
+    send(database, owner[0], webhook)
+    assert settle(database, claimed(database), OK)
+    with database.session(owner[0]) as session:
+        assert service.get(session, webhook).last_success_at is not None
+        service.change(session, webhook, {"description": "new"}, seen, allow_private=False)
 
 
 def test_delivery_of_a_killed_worker_is_sent_again(database: Database, owner: tuple[Scope, str], webhook: str) -> None:
