@@ -67,7 +67,9 @@ def carry_out(session: Session, target: str) -> None:
 
 def complete(session: Session, key: str, answer: Answer) -> None:
     """Stores the response of a request, in place of an earlier one."""
-    session.execute(_update(session, key).values(status_code=answer.status_code, body=answer.body))
+    body = answer.body or {}
+    indexed = {"object_id": body.get("id"), "object_domain_id": body.get("domain_id")}
+    session.execute(_update(session, key).values(status_code=answer.status_code, body=answer.body, **indexed))
 
 
 def abandon(session: Session, key: str) -> None:
@@ -82,10 +84,12 @@ def abandon(session: Session, key: str) -> None:
 def forget(session: Session, tenant_id: str, id: str) -> None:
     """Deletes the idempotency keys of a tenant whose stored responses contain the object with this id, such as a
     domain, which is being deleted: as their object, its domain, or one of their list."""
-    body = IdempotencyKey.body
+    row, body = IdempotencyKey, IdempotencyKey.body
     is_listed = body["data"].as_string().contains(f'"{id}"', autoescape=True)
     contains_it = or_(body["id"].as_string() == id, body["domain_id"].as_string() == id, is_listed)
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.tenant_id == tenant_id, contains_it))
+    # One statement for each index, since SQLite would read all of the tenant's responses for a joint one.
+    for condition in (row.object_id == id, row.object_domain_id == id, row.object_id.is_(None) & contains_it):
+        session.execute(delete(row).where(row.tenant_id == tenant_id, condition))
 
 
 def _update(session: Session, key: str) -> Update:

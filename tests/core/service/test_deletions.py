@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 
 from core.artifact.errors import NotFound
 from core.service import adapters, deletions, domains, fleet, idempotency, jobs, keys, metering, tenants
-from core.service.db.models import Deletion, Finetune, Generation, GenerationImage, GenerationPreview, Worker
+from core.service.db.models import (
+    Deletion,
+    Finetune,
+    Generation,
+    GenerationImage,
+    GenerationPreview,
+    IdempotencyKey,
+    Worker,
+)
 from core.service.db.paging import PageRequest
 from core.service.db.session import Database, database_now
 from core.service.errors import Unauthenticated
@@ -211,6 +219,29 @@ def test_stored_responses_about_a_domain_are_deleted_with_it(database: Database)
         with database.session(caller) as session:
             answers.append(idempotency.begin(session, key, "d"))
     assert answers == [None, None, Answer(201, {"id": "dom_other"})]
+
+
+def test_stored_responses_about_a_generation_are_found_by_an_index(database: Database) -> None:
+    scope, domain = tenant_with_domain(database)
+    common = {"scope": "key_1", "tenant_id": scope.tenant, "request_digest": "d", "status_code": 202}
+    ids = [f"gen_{number}" for number in range(3000)]
+    rows = [common | {"key": id, "object_id": id, "object_domain_id": domain, "body": {"id": id}} for id in ids]
+    list_of_one = {"object_id": None, "object_domain_id": domain, "body": {"data": [{"id": "gen_7"}]}}
+    of_an_earlier_release = {"object_id": None, "object_domain_id": None, "body": {"id": "gen_7"}}
+    rows += [common | {"key": "list"} | list_of_one, common | {"key": "earlier"} | of_an_earlier_release]
+    with database.session() as session:
+        session.execute(insert(IdempotencyKey), rows)
+    steps: list[None] = []
+    with database.session(scope) as session:
+        connection: Any = session.connection().connection.driver_connection
+        if database.engine.dialect.name == "sqlite":
+            connection.set_progress_handler(lambda: steps.append(None), 100)
+        idempotency.forget(session, scope.tenant, "gen_7")
+        if database.engine.dialect.name == "sqlite":
+            connection.set_progress_handler(None, 0)
+        left = set(session.scalars(select(IdempotencyKey.key)))
+    assert left == set(ids) - {"gen_7"}
+    assert len(steps) < 30, "SQLite needs more than 3000 steps to read 3000 rows"
 
 
 @pytest.mark.parametrize("kind", ["domain", "tenant"])

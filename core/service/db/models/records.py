@@ -14,18 +14,23 @@ class IdempotencyKey(TenantOwned, Base):
     running."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "tenant_id", "object_id"), Index(None, "tenant_id", "object_domain_id"))
 
     scope: Mapped[str] = mapped_column(String(80), primary_key=True)
     """Id of the API key that sent the request."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     tenant_id: Mapped[str | None] = mapped_column(  # type: ignore[assignment]  # None: an administrator's
-        String(40), ForeignKey("tenants.id", ondelete="CASCADE"), index=True
+        String(40), ForeignKey("tenants.id", ondelete="CASCADE")
     )
     request_digest: Mapped[str] = mapped_column(String(64))
     target: Mapped[str | None] = mapped_column(String(80))
     """Id of the object that the request created or changed, written in the same transaction."""
     status_code: Mapped[int | None]
     body: Mapped[dict[str, Any] | None]
+    object_id: Mapped[str | None] = mapped_column(String(80))
+    """The response's `id`. None for a response with a list, and for one that an earlier release stored."""
+    object_domain_id: Mapped[str | None] = mapped_column(String(40))
+    """The response's `domain_id`, if it has one."""
     created_at: Mapped[Created] = mapped_column(index=True)
 
 
