@@ -135,6 +135,10 @@ class _Run:
         with self.database.session(self.scope) as session:
             return idempotency.begin(session, self.key, digest)
 
+    def keep(self, answer: Answer) -> None:
+        with self.database.session(self.scope) as session:
+            idempotency.keep(session, self.key, answer)
+
     def end(self) -> None:
         """Stores the response for the idempotency key, or frees the idempotency key if the request failed. If the
         database does not respond, the client gets its response nevertheless."""
@@ -148,12 +152,13 @@ class _Run:
             logger.warning("The response to a request with an idempotency key was not stored", exc_info=True)
 
 
-async def keep(request: Request, status_code: int, response: BaseModel) -> None:
-    """Stores the response of a request with an idempotency key while the request goes on, in case it never ends."""
+async def keep(request: Request, response: BaseModel) -> None:
+    """Stores the body of a request's response with status 202 while the request goes on, in case it never ends. Does
+    nothing for a request without an idempotency key."""
     run: _Run | None = getattr(request.state, "run", None)
     if run is not None:
-        run.answer = Answer(status_code, jsonable_encoder(response))
-        await run_in_threadpool(run.end)
+        run.answer = Answer(202, jsonable_encoder(response))
+        await run_in_threadpool(run.keep, run.answer)
 
 
 async def _digest(request: Request) -> str:

@@ -183,7 +183,7 @@ async def _start(
     returns its body, which `shape` makes."""
     results = await run_in_threadpool(create)
     if seconds := preferred_wait(prefer):
-        await keep(request, 202, shape(results))
+        await keep(request, shape(results))
         with suppress(TooManyStreams, ServiceBusy), services.limits.waits.take(scope.tenant):
             response.headers["Preference-Applied"] = f"wait={seconds}"
             loop, signed = asyncio.get_running_loop(), signer(request)

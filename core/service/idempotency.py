@@ -52,7 +52,9 @@ def begin(session: Session, key: str, digest: str) -> Answer | None:
     if now - row.created_at < _ABANDONED_AFTER:
         raise IdempotencyConflict()
     if row.target is not None:
-        raise ResponseLost(row.target)
+        if row.body is None:
+            raise ResponseLost(row.target)
+        return Answer(202, row.body)
     row.created_at = now  # the first request's process was lost before its response: this request runs instead
     return None
 
@@ -63,6 +65,12 @@ def carry_out(session: Session, target: str) -> None:
     if (key := scope_of(session).idempotency_key) is not None:
         with session.no_autoflush:
             session.execute(_update(session, key).values(target=target))
+
+
+def keep(session: Session, key: str, answer: Answer) -> None:
+    """Stores the body of a response with status 202 to a request that goes on. It is replayed if the request's process
+    is lost."""
+    session.execute(_update(session, key).values(body=answer.body))
 
 
 def complete(session: Session, key: str, answer: Answer) -> None:

@@ -173,6 +173,27 @@ def test_generation_whose_request_fails_while_it_waits_is_not_created_again(
     tenant.made(f"/v1/generations/{again.json()['id']}/cancel")
 
 
+def test_generation_whose_process_died_while_its_request_waited_is_replayed(
+    tenant: Client, services: Services, domain: str, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}
+    waits = {**key, "Prefer": "wait=60"}
+
+    async def fail(*_: object) -> None:
+        raise DatabaseUnavailable()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("api.routes.generations._wait", fail)
+        patch.setattr(_Run, "end", lambda _: None)
+        problem(tenant.post(path, body, headers=waits), 503, "database_unavailable")
+    problem(tenant.post(path, body, headers=waits), 409, "idempotency_conflict")
+    _make_older(services, key)
+    again = tenant.post(path, body, headers=waits)
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+    assert [row["id"] for row in tenant.read(path)["data"]] == [again.json()["id"]]
+    tenant.made(f"/v1/generations/{again.json()['id']}/cancel")
+
+
 def test_concurrent_requests_run_only_once(tenant: Client, key: dict[str, str]) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: tenant.post("/v1/domains", {"name": "Fruit"}, headers=key), range(8)))
