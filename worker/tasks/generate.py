@@ -109,18 +109,18 @@ class Drawing(Attempt[Generation]):
     def _draw(self) -> Drawn:
         """Submits the request to the engine, and waits for the images. Writes progress and previews to the database
         meanwhile, and skips them while the database is unavailable. Raises the error of the engine's future."""
-        made, written, written_at = [0.0, 0], 0.0, time.monotonic()
+        progress, written, written_at = [0.0, 0], 0.0, time.monotonic()
         previews: queue.SimpleQueue[tuple[int, int, Tensor]] = queue.SimpleQueue()
         request = self.job.request
         future = self.context.gpu.engine.submit(
             request,
             *self.files,
-            on_step=lambda *step: made.__setitem__(slice(2), step),
+            on_step=lambda *step: progress.__setitem__(slice(2), step),
             on_preview=lambda *seen: previews.put(seen),
         )
         while True:
             done, _ = wait([future], timeout=_PROGRESS_SECONDS)
-            share, self.model_evaluations = float(made[0]), int(made[1])
+            share, self.model_evaluations = float(progress[0]), int(progress[1])
             with suppress(DatabaseUnavailable):
                 self._show(previews)
                 is_due = time.monotonic() - written_at >= _progress_seconds(len(self.context.leases.held()))
