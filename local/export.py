@@ -62,6 +62,7 @@ class Export:
             licence=description.licence,
             class_names=names,
             dtype=torch.float32,
+            autoencoder_dtype=torch.float32,
         )
 
 

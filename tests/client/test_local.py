@@ -222,6 +222,8 @@ def test_exported_model_generates_the_adapters_images_as_a_base(adapter: Path, t
     manifest = decode(adapter.read_bytes()).manifest
     assert (exported["licence"], exported["class_names"]) == (manifest.base_licence, list(CLASSES))
     assert json.loads((tmp_path / "model" / "difffit.json").read_text())["adapter"] == exported["adapter"]
+    autoencoder = load_file(tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in autoencoder.values()} == {np.dtype(np.float32)}
     (by_model,) = run_here("sample", "--base", "model", *asked, "-o", "b", folder=tmp_path)["images"]
     images = [np.asarray(Image.open(tmp_path / path)).astype(int) for path in (by_adapter, by_model)]
     assert np.abs(images[0] - images[1]).max() <= 2

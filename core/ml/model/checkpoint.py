@@ -132,12 +132,13 @@ def save_base(
     licence: str,
     class_names: Sequence[str],
     dtype: torch.dtype,
+    autoencoder_dtype: torch.dtype = torch.float16,
 ) -> None:
     """Writes a base as a folder in our own format: `base.json`, `transformer.safetensors`, `vae/`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in dit.state_dict().items()}
     save_file(state, folder / "transformer.safetensors")
-    autoencoder.save(folder / "vae", torch.float16)
+    autoencoder.save(folder / "vae", autoencoder_dtype)
     description = {"name": name, "licence": licence, "class_names": list(class_names), "config": dit.config.to_json()}
     (folder / "base.json").write_text(json.dumps(description, indent=2) + "\n")
 

@@ -158,6 +158,23 @@ def test_base_stored_in_bf16_has_another_digest(bases: Path, dit: DiT) -> None:
     assert torch.equal(half.dit.x_embedder.proj.weight, expected)
 
 
+def test_autoencoder_saved_in_fp32_loses_no_digits(bases: Path, dit: DiT) -> None:
+    autoencoder = Autoencoder.load(bases / "diffusers" / "vae")
+    for dtype, is_same in ((torch.float16, False), (torch.float32, True)):
+        target = bases / str(dtype)
+        save_base(
+            target,
+            dit,
+            autoencoder,
+            name="own",
+            licence="MIT",
+            class_names=[],
+            dtype=torch.float32,
+            autoencoder_dtype=dtype,
+        )
+        assert (load(target).autoencoder.digest == autoencoder.digest) is is_same
+
+
 def test_older_weight_files_of_diffusers_are_read(bases: Path) -> None:
     expected = load(bases / "diffusers").description.digest
     folder = bases / "diffusers" / "transformer"
