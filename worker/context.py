@@ -138,16 +138,19 @@ class Context:
         self.report()
 
     def evict(self) -> None:
-        """Drops adapters that were deleted in the database from host and device memory. Raises EngineStopped,
+        """Drops adapters that were deleted in the database from host and device memory. While a job still uses one,
+        this worker does not count as having evicted it: the lease thread cancels the job. Raises EngineStopped,
         DatabaseUnavailable."""
         with self.database.session() as session:
             now, gone = database_now(session), set[str]()
             if self.needs_device:
                 engine = self.gpu.engine
-                gone = adapters.deleted(session, {*engine.cache.resident, *engine.bank.resident})
+                gone = adapters.deleted(session, engine.adapters)
         if gone:
-            engine.forget(gone)
-            logger.info("let go of %d adapters that were deleted", len(gone))
+            in_use = engine.forget(gone)
+            logger.info("let go of %d adapters that were deleted, %d of them still in use", len(gone), len(in_use))
+            if in_use:
+                return
         self._evicted_at = now
 
     def report(self) -> None:

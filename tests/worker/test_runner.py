@@ -28,7 +28,7 @@ from core.service.storage import FolderStore, StoredObject
 from core.service.storage.errors import ObjectNotFound, ScratchTooSmall, StorageUnavailable
 from tests import services
 from tests.api.client import png, zip_of
-from tests.core.ml.serving.small import endless
+from tests.core.ml.serving.small import endless, request
 from tests.core.service.rows import Sent, add_dataset, add_finetune, add_generation, tenant_with_domain
 from worker.context import Context
 from worker.leases import LeaseKeeper
@@ -389,6 +389,26 @@ def test_job_claimed_by_a_stopping_worker_is_requeued_unstarted(context: Context
     context.stopping.set()
     runner.run_next(Generation)
     assert (status(context, Generation, id), Scripted.runs[id]) == ("queued", 0)
+
+
+def test_worker_has_not_evicted_a_deleted_adapter_while_a_request_loads_it(context: Context) -> None:
+    go = threading.Event()
+
+    def load() -> Any:
+        go.wait()
+        raise ObjectNotFound
+
+    context.start()
+    future = context.gpu.engine.submit(request("one", adapter="gone"), load)
+    context.gpu.engine.check(60)
+    evicted_at = []
+    for _ in range(2):
+        context.evict()
+        context.report()
+        evicted_at.append(reported(context).evicted_at)
+        go.set()
+        assert isinstance(future.exception(60), ObjectNotFound)
+    assert [moment is None for moment in evicted_at] == [True, False]
 
 
 def test_worker_with_a_gpu_needs_disk_space_for_kernels(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,8 @@ class AdapterCache:
         self._folded: OrderedDict[str, FoldedAdapter] = OrderedDict()
         self.bytes = 0
         """Bytes of host memory that the cached adapters take."""
-        self._loading: dict[Load, Future[FoldedAdapter]] = {}
+        self._loading: dict[Load, tuple[str, Future[FoldedAdapter]]] = {}
+        """Digest and future of each load in progress."""
         self._broken: dict[Load, tuple[float, Exception]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="adapters")
 
@@ -49,6 +50,12 @@ class AdapterCache:
         """Digests of the cached adapters, least recently used first."""
         with self._lock:
             return list(self._folded)
+
+    @property
+    def loading(self) -> list[str]:
+        """Digests of the adapters that are being loaded."""
+        with self._lock:
+            return [digest for digest, _ in self._loading.values()]
 
     def get(self, digest: str, load: Load) -> "Future[FoldedAdapter]":
         """Returns a future of the adapter with this digest. It is already resolved if the adapter is cached. Otherwise
@@ -67,8 +74,8 @@ class AdapterCache:
                 return resolved
             if load not in self._loading:
                 self.misses += 1
-                self._loading[load] = self._pool.submit(self._load, digest, load)
-            return self._loading[load]
+                self._loading[load] = digest, self._pool.submit(self._load, digest, load)
+            return self._loading[load][1]
 
     def is_broken(self, load: Load) -> bool:
         """Returns whether the latest load of a file failed in a way that a retry would not fix. `load` is the function

@@ -127,17 +127,26 @@ class Engine:
         Raises EngineStopped or DeviceLost after the engine's end."""
         self._inbox.post(partial(self.generations.cancel, request_id))
 
-    def forget(self, digests: Collection[str], timeout: float = 60.0) -> None:
-        """Drops deleted adapters, given by digest, from host and device memory, and returns when they are gone. A
-        request that still uses such an adapter would copy it to the device again, so cancel these requests first.
-        Raises EngineStopped, DeviceLost, or TimeoutError after `timeout` seconds."""
+    @property
+    def adapters(self) -> set[str]:
+        """Digests of the adapters in host or device memory, in use, or being loaded."""
+        in_use = self.generations.adapters_in_use  # first, since a load that ends meanwhile is in the cache then
+        return in_use.union(self.cache.resident, self.bank.resident)
+
+    def forget(self, digests: Collection[str], timeout: float = 60.0) -> set[str]:
+        """Drops deleted adapters, given by digest, from host and device memory. Returns the digests of those that
+        may come back, since a request still uses or loads them: call it again after these requests. Raises
+        EngineStopped, DeviceLost, or TimeoutError after `timeout` seconds."""
+        in_use = set[str]()
 
         def forget() -> None:
+            in_use.update(self.generations.adapters_in_use.intersection(digests))  # first, as in `adapters`
             for digest in digests:
                 self.cache.forget(digest)
                 self.bank.forget(digest)
 
         self._inbox.run(forget, timeout)
+        return in_use
 
     def train(self, work: Work, on_event: Callable[[Any], None]) -> Training:
         """Starts a fine-tune: the loop runs `work` one slice at a time, in turn with other fine-tunes, and calls

@@ -51,6 +51,13 @@ class Generations:
         pairs = zip(ticket.request.adapters, loads, strict=True)
         self._on_loaded(ticket, [self.cache.get(digest, load) for digest, load in pairs])
 
+    @property
+    def adapters_in_use(self) -> set[str]:
+        """Digests of the adapters of unfinished requests, and of those that are being loaded. Any thread may read
+        it."""
+        tickets = list(self.tickets.by_id.values())
+        return {*self.cache.loading, *(digest for ticket in tickets for digest in ticket.request.adapters)}
+
     def cancel(self, request_id: str) -> None:
         if ticket := self.tickets.by_id.get(request_id):
             self.end(ticket, Cancelled())

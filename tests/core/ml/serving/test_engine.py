@@ -204,6 +204,39 @@ def test_forgotten_adapters_leave_host_and_device(engine: Engine) -> None:
     assert all(torch.equal(a, b) for old, new in zip(before, after, strict=True) for a, b in zip(old, new, strict=True))
 
 
+def test_forgotten_adapter_is_in_use_until_its_load_ends(engine: Engine) -> None:
+    """Also if no request waits for the load any more."""
+    go = threading.Event()
+
+    def slow() -> dict[str, Tensor]:
+        go.wait()
+        return tensors(1)
+
+    future = engine.submit(request("loading", adapter="adapter-1"), slow)
+    engine.check(60)
+    requested = engine.adapters
+    engine.cancel("loading")
+    in_use = engine.forget(["adapter-0", "adapter-1"])
+    go.set()
+    assert isinstance(future.exception(60), Cancelled)
+    assert requested == in_use == {"adapter-1"}
+    while engine.cache.loading:  # the test run has a limit
+        time.sleep(0.02)
+    assert engine.forget(["adapter-1"]) == set()
+    assert engine.adapters == set()
+
+
+def test_forgotten_adapter_is_in_use_until_its_requests_end(engine: Engine) -> None:
+    stepped = threading.Event()
+    future = draw(engine, request("running", steps=1000), on_step=lambda *_: stepped.set())
+    assert stepped.wait(60)
+    assert engine.forget(["adapter-0"]) == {"adapter-0"}
+    engine.cancel("running")
+    assert isinstance(future.exception(60), Cancelled)
+    assert engine.forget(["adapter-0"]) == set()
+    assert engine.adapters == set()
+
+
 def test_idle_engine_keeps_neither_forgotten_adapters_nor_images(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
