@@ -19,6 +19,7 @@ from core.artifact.base import BaseConfig
 from core.artifact.sampling import SamplingSettings
 from core.artifact.sites import PRESETS, base_shapes, count, trainable_shapes
 from core.ml.bundled import mini_base_folder
+from core.ml.model.device import pinned_bytes
 from core.ml.model.folding import VectorLayout
 from core.service.config import Settings
 from core.service.finetunes.service import FinetuneRequest
@@ -133,7 +134,8 @@ def _sizes() -> Iterator[tuple[str, str, str]]:
         return count(trainable_shapes(config, FINETUNE.method, PRESETS[FINETUNE.preset], CLASSES))
 
     def on_host(config: BaseConfig, width: int) -> int:
-        return width * (VectorLayout(config).length + (CLASSES + 1) * config.hidden_size)
+        sizes = [width * VectorLayout(config).length, width * (CLASSES + 1) * config.hidden_size]
+        return sum(map(pinned_bytes, sizes) if width == 2 else sizes)  # pinned for a GPU
 
     def row(name: str, value: Callable[[BaseConfig, int], str]) -> tuple[str, str, str]:
         small, large = (value(*base) for base in bases)

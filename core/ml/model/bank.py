@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.artifact.sites import CLASS_TABLE, split_guided
-from core.ml.model.device import pinned
+from core.ml.model.device import pinned, pinned_bytes
 from core.ml.model.dit import DiT
 from core.ml.model.folding import VectorLayout, fold, fp8_weights
 
@@ -58,11 +58,6 @@ class FoldedAdapter:
         digests = (self.digest,) if self.other is None else (self.digest, self.other.digest)
         return digests, self.weight, self.scale
 
-    @property
-    def size(self) -> int:
-        """Size in bytes."""
-        return self.vectors.nbytes + self.classes.nbytes + (0 if self.guided is None else self.guided.size)
-
 
 class AdapterBank:
     """The table of folded adapters on the device, [slots + 1, P] in the base's dtype, with LRU eviction. Only one
@@ -104,6 +99,12 @@ class AdapterBank:
             pinned(classes, self.device),
             guided=self.fold(digest, guided) if guided else None,
         )
+
+    def host_bytes(self, adapter: FoldedAdapter) -> int:
+        """Returns the bytes of host memory that a folded adapter takes."""
+        sizes = [adapter.vectors.nbytes, adapter.classes.nbytes]
+        own = sum(map(pinned_bytes, sizes) if self.device.type == "cuda" else sizes)
+        return own + (0 if adapter.guided is None else self.host_bytes(adapter.guided))
 
     def activate(self, adapters: Sequence[FoldedAdapter | None]) -> list[int]:
         """Returns the table slots of the adapters in one step, after copying the missing adapters into the table; None

@@ -112,6 +112,12 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
+def pinned_bytes(size: int) -> int:
+    """Returns the bytes of host memory that torch allocates for `size` bytes of pinned memory: the next power of
+    two."""
+    return 1 << (size - 1).bit_length()
+
+
 def with_memory(compute: Callable[[], Result]) -> Result:
     """Runs `compute`, and retries it after a pause if memory ran out. `compute` must leave nothing half done when it
     raises.

@@ -88,7 +88,7 @@ class AdapterCache:
         it."""
         with self._lock:
             gone = self._folded.pop(digest, None)
-            self.bytes -= gone.size if gone else 0
+            self.bytes -= self.bank.host_bytes(gone) if gone else 0
 
     def close(self, *, wait: bool = True) -> None:
         """Ends the loading threads, and waits for loads in progress if `wait` is true."""
@@ -109,9 +109,9 @@ class AdapterCache:
                 if digest in self._folded:  # loaded from another file meanwhile
                     return self._folded[digest]
                 self._folded[digest] = folded
-                self.bytes += folded.size
+                self.bytes += self.bank.host_bytes(folded)
                 while self.bytes > self.host_bytes and len(self._folded) > 1:
-                    self.bytes -= self._folded.popitem(last=False)[1].size
+                    self.bytes -= self.bank.host_bytes(self._folded.popitem(last=False)[1])
             return folded
         finally:
             with self._lock:

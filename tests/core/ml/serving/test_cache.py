@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.artifact.errors import ArtifactInvalid, ChecksumMismatch, NotFound
-from core.ml.model.bank import AdapterBank
+from core.ml.model.bank import AdapterBank, FoldedAdapter
 from core.ml.serving.cache import AdapterCache
 from core.service.storage.errors import StorageUnavailable
 from tests.core.ml.model.small import random_dit, random_tensors
@@ -60,7 +60,7 @@ def test_concurrent_requests_share_one_load(cache: AdapterCache) -> None:
 
 
 def test_least_recently_used_adapters_are_evicted(bank: AdapterBank) -> None:
-    size = bank.fold("a", tensors()).size
+    size = bank.host_bytes(bank.fold("a", tensors()))
     cache = AdapterCache(bank, host_bytes=2 * size)
     for name in "ab":
         cache.get(name, tensors).result()
@@ -161,6 +161,16 @@ def test_file_of_one_owner_does_not_fail_equal_files_of_others(cache: AdapterCac
     assert cache.get("a", lambda: tensors()).result().digest == "a"
 
 
+def test_pinned_memory_is_counted_as_allocated(bank: AdapterBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch rounds each pinned allocation up to a power of two. Replaces the device, because this machine has no
+    GPU."""
+    guided = FoldedAdapter("a", torch.zeros(256), torch.zeros(8, 8))
+    adapter = FoldedAdapter("a", torch.zeros(1025), torch.zeros(7, 3), guided=guided)
+    assert bank.host_bytes(adapter) == 4100 + 84 + 1024 + 256
+    monkeypatch.setattr(bank, "device", torch.device("cuda"))
+    assert bank.host_bytes(adapter) == 8192 + 128 + 1024 + 256
+
+
 def test_equal_files_that_load_at_once_take_the_memory_of_one(cache: AdapterCache) -> None:
     go = threading.Barrier(2)
 
@@ -171,7 +181,7 @@ def test_equal_files_that_load_at_once_take_the_memory_of_one(cache: AdapterCach
     loading = [cache.get("a", partial(load, owner)) for owner in range(2)]
     first, second = (future.result() for future in loading)
     assert first is second is cache.get("a", never).result()
-    assert (cache.resident, cache.bytes) == (["a"], first.size)
+    assert (cache.resident, cache.bytes) == (["a"], cache.bank.host_bytes(first))
 
 
 def test_load_from_an_unavailable_store_is_repeated(cache: AdapterCache) -> None:
