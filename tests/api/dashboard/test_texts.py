@@ -60,7 +60,8 @@ OTHER_CODES = {"internal_error", "bad_request", "value_error", "gone", "failing"
 WITHOUT = {f"without_{name}" for name in ("base", "broker", "storage", "worker")}
 """Warnings of `/readyz`."""
 NOT_SHOWN = {
-    *("backup_failed", "base_missing", "checkpoint_invalid", "database_role_unfit", "scratch_too_small"),
+    *("backup_failed", "base_missing", "checkpoint_invalid", "database_role_unfit", "database_sign_in_rejected"),
+    "scratch_too_small",
     *("idempotency_mismatch", "unsupported_media_type"),
 }
 """Codes of errors at the start of a process, and of requests that pages do not send."""

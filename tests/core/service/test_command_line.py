@@ -24,7 +24,8 @@ def test_help_and_unknown_arguments_start_nothing(
 ) -> None:
     monkeypatch.setenv("DIFFFIT_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(sys, "argv", [command, argument])
-    monkeypatch.delitem(sys.modules, command, raising=False)  # runpy warns of a module that is run a second time
+    for module in (command, f"{command}.__main__"):  # runpy warns of a module that is run a second time
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module(command, run_name="__main__")
     assert end.value.code == status
