@@ -2,6 +2,7 @@ import datetime
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from sqlalchemy import event, select, update
 from sqlalchemy.exc import OperationalError
@@ -158,40 +159,22 @@ def test_response_is_sent_when_it_cannot_be_stored(
 def test_generation_whose_request_fails_while_it_waits_is_not_created_again(
     tenant: Client, domain: str, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}
-    waits = {**key, "Prefer": "wait=60"}
-
-    async def fail(*_: object) -> None:
-        raise DatabaseUnavailable()
-
     with monkeypatch.context() as patch:
-        patch.setattr("api.routes.generations._wait", fail)
-        problem(tenant.post(path, body, headers=waits), 503, "database_unavailable")
-    again = tenant.post(path, body, headers=waits)
-    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
-    assert [row["id"] for row in tenant.read(path)["data"]] == [again.json()["id"]]
-    tenant.made(f"/v1/generations/{again.json()['id']}/cancel")
+        patch.setattr("api.routes.generations._wait", _fail)
+        problem(_generate(tenant, domain, key), 503, "database_unavailable")
+    _assert_replayed(tenant, domain, key)
 
 
 def test_generation_whose_process_died_while_its_request_waited_is_replayed(
     tenant: Client, services: Services, domain: str, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, body = f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}
-    waits = {**key, "Prefer": "wait=60"}
-
-    async def fail(*_: object) -> None:
-        raise DatabaseUnavailable()
-
     with monkeypatch.context() as patch:
-        patch.setattr("api.routes.generations._wait", fail)
+        patch.setattr("api.routes.generations._wait", _fail)
         patch.setattr(_Run, "end", lambda _: None)
-        problem(tenant.post(path, body, headers=waits), 503, "database_unavailable")
-    problem(tenant.post(path, body, headers=waits), 409, "idempotency_conflict")
+        problem(_generate(tenant, domain, key), 503, "database_unavailable")
+    problem(_generate(tenant, domain, key), 409, "idempotency_conflict")
     _make_older(services, key)
-    again = tenant.post(path, body, headers=waits)
-    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
-    assert [row["id"] for row in tenant.read(path)["data"]] == [again.json()["id"]]
-    tenant.made(f"/v1/generations/{again.json()['id']}/cancel")
+    _assert_replayed(tenant, domain, key)
 
 
 def test_concurrent_requests_run_only_once(tenant: Client, key: dict[str, str]) -> None:
@@ -209,3 +192,21 @@ def _make_older(services: Services, key: dict[str, str]) -> None:
     with services.database.session(SYSTEM) as session:
         wanted = IdempotencyKey.key == key["Idempotency-Key"]
         session.execute(update(IdempotencyKey).where(wanted).values(created_at=earlier))
+
+
+async def _fail(*_: object) -> None:
+    raise DatabaseUnavailable()
+
+
+def _generate(tenant: Client, domain: str, key: dict[str, str]) -> httpx.Response:
+    """Creates a generation and waits for it."""
+    headers = {**key, "Prefer": "wait=60"}
+    return tenant.post(f"/v1/domains/{domain}/generations", {"class_id": 0, "adapter_id": "base"}, headers=headers)
+
+
+def _assert_replayed(tenant: Client, domain: str, key: dict[str, str]) -> None:
+    """Repeats the request, which replays the domain's only generation, and cancels that."""
+    again = _generate(tenant, domain, key)
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+    assert [row["id"] for row in tenant.read(f"/v1/domains/{domain}/generations")["data"]] == [again.json()["id"]]
+    tenant.made(f"/v1/generations/{again.json()['id']}/cancel")
