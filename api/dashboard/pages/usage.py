@@ -23,7 +23,8 @@ _QUOTAS = {
 @page("/usage")
 async def usage(user: TenantUser, from_day: str = "", to_day: str = "") -> None:
     async def days(first: datetime.date | None, last: datetime.date | None) -> list[UsageDay]:
-        return (await user.api.usage(from_day=first, to_day=last)).days
+        period = totals if first is last is None else await user.api.usage(from_day=first, to_day=last)
+        return period.days
 
     with frame(user, tr("Usage"), section="Usage"):
         totals = await user.api.usage()
