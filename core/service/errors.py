@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from core.artifact.errors import CoreError
+from core.artifact.errors import CoreError, InvalidRequest
 
 
 class Unauthenticated(CoreError):
@@ -21,19 +21,19 @@ class Forbidden(CoreError):
         super().__init__(f"This key lacks the scope '{scope}'. Use a key that has it.")
 
 
-class InvalidCursor(CoreError):
+class InvalidCursor(InvalidRequest):
     code, status, title = "invalid_cursor", 422, "Invalid cursor"
 
     def __init__(self) -> None:
         reason = "The cursor does not belong to this list. Use `next_cursor` of the previous page."
-        super().__init__(f"query.cursor: {reason}", errors=[{"field": "query.cursor", "detail": reason}])
+        super().__init__("query.cursor", reason)
 
 
-class InvalidPeriod(CoreError):
+class InvalidPeriod(InvalidRequest):
     code, status, title = "invalid_period", 422, "Invalid period"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"query.from_day: {reason}", errors=[{"field": "query.from_day", "detail": reason}])
+        super().__init__("query.from_day", reason)
 
 
 class NameTaken(CoreError):

@@ -186,14 +186,12 @@ def join(store: ObjectStore, upload: DatasetUpload, etags: dict[int, str]) -> No
     parts = received(store, upload)
     wanted = range(1, len(sizes(upload)) + 1)
     missing = [number for number in wanted if number not in parts or parts[number].etag != etags.get(number)]
-    if missing:
-        if not _is_joined(store, upload):
-            raise PartsMissing(missing)
-        return
     try:
+        if missing:
+            raise PartsMissing(missing)
         store.join_parts(upload.object_key, upload.store_upload, [parts[number] for number in wanted])
-    except NotFound:
-        if not _is_joined(store, upload):  # a concurrent call may have joined them just now
+    except (PartsMissing, NotFound):
+        if not _is_joined(store, upload):  # by an earlier call, or just now by a concurrent one
             raise
 
 

@@ -53,6 +53,7 @@ QuotaOption = Annotated[
     ),
 ]
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="List only this tenant, by name or id.")]
+_ISSUED = ("id", "name", "scopes", "expires_at", "key")
 _TENANT = ("id", "name", "weight", "quotas", "keep_image_days", "created_at")
 
 
@@ -134,7 +135,7 @@ def create_key(
     """Create an API key for a tenant. The key is shown only now."""
     owner = tenant_of(state.client, tenant).id
     issued = state.client.admin.keys.create(owner, name, ["read"] if read_only else None, in_seconds(days, DAY))
-    state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
+    state.show(issued, record(issued, *_ISSUED))
 
 
 @command(keys, "create-admin")
@@ -145,7 +146,7 @@ def create_admin_key(
 ) -> None:
     """Create an administrator's API key. The key is shown only now."""
     issued = state.client.admin.keys.create_admin(name, in_seconds(days, DAY))
-    state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
+    state.show(issued, record(issued, *_ISSUED))
 
 
 @command(keys, "list")
@@ -205,7 +206,7 @@ def rotate_key(
     issued = state.client.admin.keys.rotate(
         key, overlap_seconds=in_seconds(overlap, HOUR), lifetime_seconds=_lifetime(days, endless)
     )
-    state.show(issued, record(issued, "id", "name", "scopes", "expires_at", "key"))
+    state.show(issued, record(issued, *_ISSUED))
 
 
 @command(keys, "revoke")
